@@ -1,0 +1,32 @@
+"""Reading checkpoints, each as its names, shapes and dtypes, and its values when asked for.
+
+`lazy` says what any checkpoint is to the rest of the project, `locate` finds the one that is meant, and one
+module for each format reads it: `tf_bundle` for TensorFlow's (with `leveldb_table`, `protobuf_wire`,
+`tf_slices` and `tf_shards` below it). None of them imports TensorFlow or PyTorch.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from porting.checkpoint.lazy import Checkpoint, LazyTensor
+from porting.checkpoint.locate import find_prefix
+from porting.checkpoint.tf_bundle import open_bundle
+
+__all__ = ["Checkpoint", "LazyTensor", "open_checkpoint"]
+
+
+def open_checkpoint(source: str | Path) -> Checkpoint:
+    """List a checkpoint's tensors without reading their values, or needing the files that hold them.
+
+    Example:
+        >>> checkpoint = open_checkpoint("models/small")
+        >>> embedding = checkpoint.tensors["shared/embedding"].read()
+
+    Args:
+        source: a checkpoint's prefix, one of its files, or a directory; see `locate.find_prefix`.
+
+    Raises:
+        CheckpointError: there is no such checkpoint, or its index is missing, unreadable or corrupt.
+    """
+    return open_bundle(find_prefix(source))
