@@ -1,0 +1,129 @@
+"""Run a PyTorch model under forward hooks and write what they see to a trace.
+
+A tap names a module path (its output is taken) or one of the outputs that the port's `run` returns
+(`logits`, `loss`). Tensors go to disk as they are computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from porting.inputs import Inputs
+from porting.tap import Tap
+from porting.trace import Trace, TraceWriter
+
+Run = Callable[[torch.nn.Module, Inputs], Mapping[str, torch.Tensor]]
+
+
+def capture(
+    model: torch.nn.Module,
+    inputs: Inputs,
+    taps: Sequence[Tap],
+    run: Run,
+    path: Path | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    on_tensor: Callable[[str], None] = lambda _name: None,
+) -> Trace:
+    """Run the model once without gradients and trace every tap that it has.
+
+    Args:
+        model: the module; its mode (train or eval) is left as it is.
+        inputs: what to run it on.
+        taps: where to listen; those whose module the model lacks, or never calls, stay out of the trace.
+        run: calls the model on the inputs and returns its outputs by tap name.
+        path: where to write the trace; by default a temporary directory that lives as long as the trace.
+        metadata: written along; `deterministic` is added: whether a second run, without hooks in the way,
+            gave bit-identical outputs.
+        on_tensor: called with each name that was written, for progress.
+
+    Raises:
+        ValueError: a tensor does not have the axes that its tap declares.
+    """
+    writer = TraceWriter(path, inputs)
+
+    def write(tap: Tap, value: torch.Tensor) -> None:
+        array = to_numpy(value)
+        writer.add(
+            tap.name,
+            array.reshape(tap.unfolded_shape(array.shape)),
+            tap.dimension_names,
+            hidden_below=tap.hidden_below,
+        )
+        on_tensor(tap.name)
+
+    with torch.no_grad():
+        with listening(model, taps, write):
+            outputs = run(model, inputs)
+        outputs = {name: value.detach().clone() for name, value in outputs.items()}
+        for tap in taps:
+            if tap.name in outputs:
+                write(tap, outputs[tap.name])
+        deterministic = _repeats(model, inputs, taps, run, outputs)
+    return writer.close(
+        {
+            **(metadata or {}),
+            "implementation": type(model).__name__,
+            "versions": {"torch": torch.__version__, "numpy": np.__version__},
+            "compute_dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
+            "deterministic": deterministic,
+        }
+    )
+
+
+def _repeats(
+    model: torch.nn.Module,
+    inputs: Inputs,
+    taps: Sequence[Tap],
+    run: Run,
+    outputs: Mapping[str, torch.Tensor],
+) -> bool:
+    with listening(model, taps, lambda _tap, _value: None):
+        again = run(model, inputs)
+    return all(torch.equal(value.nan_to_num(), again[name].nan_to_num()) for name, value in outputs.items())
+
+
+@contextmanager
+def listening(
+    model: torch.nn.Module, taps: Sequence[Tap], listen: Callable[[Tap, torch.Tensor], None]
+) -> Iterator[None]:
+    """Call `listen` with the first output of every tapped module, while the block runs."""
+    modules = dict(model.named_modules())
+    handles = []
+    try:
+        for tap in taps:
+            if tap.name in modules:
+                handles.append(modules[tap.name].register_forward_hook(_Hook(tap, listen)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class _Hook:
+    """Hands a module's first output to a listener, at the module's first call only."""
+
+    def __init__(self, tap: Tap, listen: Callable[[Tap, torch.Tensor], None]) -> None:
+        self.tap, self.listen, self.called = tap, listen, False
+
+    def __call__(self, _module: torch.nn.Module, _args: Any, output: Any) -> None:
+        if self.called:
+            return
+        value = output[0] if isinstance(output, tuple) else output
+        if isinstance(value, torch.Tensor):
+            self.called = True
+            self.listen(self.tap, value)
+
+
+def to_numpy(value: torch.Tensor) -> np.ndarray:
+    """A float32 copy on the host; bfloat16 and float16 widen exactly, float64 stays as it is."""
+    value = value.detach().cpu()
+    if value.dtype in (torch.bfloat16, torch.float16):
+        value = value.float()
+    array: np.ndarray = value.numpy().copy()
+    return array

@@ -1,0 +1,263 @@
+"""A rule table -> a plan. Total in both directions, and made from names and shapes alone.
+
+Every source variable is claimed by exactly one rule, and every target parameter is filled by exactly one
+source. Whatever breaks that is collected and reported together, each with the nearest match.
+
+    rules = [
+        Rule(r"shared/embedding", "shared.weight"),
+        Rule(r"encoder/block_(?P<i>\\d+)/wo/kernel", "encoder.block.{i}.wo.weight", (Transpose(),)),
+        Drop(r"global_step", "global step"),
+    ]
+    plan = make_plan(rules, source_shapes, target_shapes)
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from porting.errors import MappingError, Problem
+from porting.ops import Op
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Claims the variables whose whole name matches `pattern`, and says where they go and how.
+
+    Attributes:
+        pattern: regular expression with named groups, matched against the whole source name.
+        target: name of the target parameter; `{group}` is replaced, digits without leading zeros
+            (`block_007` -> `block.7`).
+        ops: applied in order.
+    """
+
+    pattern: str
+    target: str
+    ops: tuple[Op, ...] = ()
+
+    @cached_property
+    def regex(self) -> re.Pattern[str]:
+        """The compiled pattern."""
+        return re.compile(self.pattern)
+
+    def target_for(self, match: re.Match[str]) -> str:
+        """The target's name for one matched source name."""
+        groups = {key: str(int(v)) if v.isdigit() else v for key, v in match.groupdict().items()}
+        return self.target.format(**groups)
+
+
+@dataclass(frozen=True)
+class Drop:
+    """Claims variables that the target has no use for, and says what they are."""
+
+    pattern: str
+    reason: str
+
+    @cached_property
+    def regex(self) -> re.Pattern[str]:
+        """The compiled pattern."""
+        return re.compile(self.pattern)
+
+
+@dataclass(frozen=True)
+class PlanEntry:
+    """One target parameter and what it is made from."""
+
+    sources: tuple[str, ...]
+    target: str
+    ops: tuple[Op, ...]
+    source_shapes: tuple[Shape, ...]
+    target_shape: Shape
+
+    def to_json(self) -> dict[str, Any]:
+        """The entry as `convert-checkpoint --format json` prints it."""
+        return {
+            "sources": list(self.sources),
+            "target": self.target,
+            "ops": [str(op) for op in self.ops],
+            "source_shapes": [list(shape) for shape in self.source_shapes],
+            "target_shape": list(self.target_shape),
+        }
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything a conversion will do, before any tensor is read."""
+
+    entries: tuple[PlanEntry, ...]
+    ignored: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def ignored_counts(self) -> dict[str, int]:
+        """How many variables each reason drops."""
+        return {reason: len(names) for reason, names in self.ignored.items()}
+
+
+def make_plan(
+    rules: Sequence[Rule | Drop],
+    source_shapes: Mapping[str, Shape],
+    target_shapes: Mapping[str, Shape],
+) -> Plan:
+    """Map every source variable to every target parameter, or say all that stands in the way.
+
+    Args:
+        rules: the rule table; at most one may match a name.
+        source_shapes: variable name -> shape.
+        target_shapes: parameter name -> shape, in the order in which the plan lists them.
+
+    Raises:
+        MappingError: lists every variable without a rule or with several, every parameter without a
+            source or with several, every variable that maps to a parameter the model does not have, and
+            every shape that does not fit.
+    """
+    claims: dict[str, list[tuple[str, Rule]]] = defaultdict(list)
+    ignored: dict[str, list[str]] = defaultdict(list)
+    problems: list[Problem] = []
+    unclaimed: list[str] = []
+
+    for name in source_shapes:
+        matches = [(rule, m) for rule in rules if (m := rule.regex.fullmatch(name))]
+        if not matches:
+            unclaimed.append(name)
+        elif len(matches) > 1:
+            patterns = ", ".join(rule.pattern for rule, _ in matches)
+            problems.append(Problem(name, "one rule that claims it", f"{len(matches)}: {patterns}"))
+        else:
+            rule, match = matches[0]
+            if isinstance(rule, Drop):
+                ignored[rule.reason].append(name)
+            else:
+                claims[rule.target_for(match)].append((name, rule))
+
+    unfilled = [target for target in target_shapes if target not in claims]
+    problems += _unclaimed_problems(unclaimed, source_shapes, rules)
+    entries: dict[str, PlanEntry] = {}
+    for target, claimants in claims.items():
+        names = [name for name, _ in claimants]
+        if target not in target_shapes:
+            problems += [_homeless(name, target, unfilled) for name in names]
+        elif len(claimants) > 1:
+            problems.append(Problem(target, "one source variable", f"{len(names)}: {', '.join(names)}"))
+        else:
+            (name, rule), found = claimants[0], source_shapes[claimants[0][0]]
+            entry = PlanEntry((name,), target, rule.ops, (found,), target_shapes[target])
+            problem = _shape_problem(entry)
+            if problem:
+                problems.append(problem)
+            entries[target] = entry
+    problems += _unfilled_problems(unfilled, source_shapes, rules, unclaimed)
+
+    if problems:
+        raise MappingError(
+            f"{len(problems)} thing{'s do' if len(problems) > 1 else ' does'} not fit between the checkpoint "
+            "and the model; nothing was converted.",
+            problems=problems,
+            remedy="Check that the config belongs to this checkpoint (--config FILE), or leave the config"
+            " away to have it inferred from the variables.",
+        )
+    return Plan(
+        entries=tuple(entries[target] for target in target_shapes),
+        ignored={reason: tuple(names) for reason, names in ignored.items()},
+    )
+
+
+def _shape_problem(entry: PlanEntry) -> Problem | None:
+    shape = entry.source_shapes[0]
+    try:
+        for op in entry.ops:
+            shape = op.output_shape(shape)
+    except ValueError as error:
+        return Problem(entry.sources[0], f"a shape that fits {entry.target}", f"{error}")
+    if shape == entry.target_shape:
+        return None
+    ops = " then ".join(str(op) for op in entry.ops) or "copied as it is"
+    return Problem(
+        entry.sources[0],
+        f"shape {entry.target_shape} of {entry.target}",
+        f"{shape} ({ops}, from {entry.source_shapes[0]} in the checkpoint)",
+    )
+
+
+def _homeless(name: str, target: str, unfilled: Sequence[str]) -> Problem:
+    return Problem(
+        name,
+        f"a parameter {target} in the model",
+        "none: the model that the config describes has no such parameter",
+        _nearest("nearest parameter without a source", target, unfilled),
+    )
+
+
+def _unclaimed_problems(
+    unclaimed: Sequence[str], sources: Mapping[str, Shape], rules: Sequence[Rule | Drop]
+) -> list[Problem]:
+    claimed = [name for name in sources if name not in set(unclaimed)]
+    return [
+        Problem(
+            name,
+            "a rule that claims it",
+            f"none of {len(rules)} (shape {sources[name]})",
+            _nearest("nearest variable that has one", name, claimed),
+        )
+        for name in unclaimed
+    ]
+
+
+def _unfilled_problems(
+    unfilled: Sequence[str],
+    sources: Mapping[str, Shape],
+    rules: Sequence[Rule | Drop],
+    unclaimed: Sequence[str],
+) -> list[Problem]:
+    wanted = {target: _source_names(target, rules) for target in unfilled}
+    candidates = list(unclaimed) or list(sources)
+    return [
+        Problem(
+            target,
+            f"a variable such as {names[0]}" if names else "a rule that fills it",
+            "none in the checkpoint",
+            _nearest("nearest variable", names[0] if names else target, candidates),
+        )
+        for target, names in wanted.items()
+    ]
+
+
+def _source_names(target: str, rules: Iterable[Rule | Drop]) -> list[str]:
+    """Source patterns that would fill `target`, its block numbers put in: for messages only."""
+    found = []
+    for rule in rules:
+        if not isinstance(rule, Rule):
+            continue
+        pieces = re.split(r"\{(\w+)\}", rule.target)
+        seen: Counter[str] = Counter()
+        regex = ""
+        for i, piece in enumerate(pieces):
+            if i % 2 == 0:
+                regex += re.escape(piece)
+            else:
+                regex += f"(?P={piece})" if seen[piece] else f"(?P<{piece}>[^.]+)"
+                seen[piece] += 1
+        match = re.fullmatch(regex, target)
+        if match:
+            found.append(_fill_pattern(rule.pattern, match.groupdict()))
+    return found
+
+
+def _fill_pattern(pattern: str, groups: Mapping[str, str]) -> str:
+    def value(match: re.Match[str]) -> str:
+        name, inner = match.group("name"), match.group("inner")
+        filled = groups.get(name, inner)
+        # Mesh numbers its scopes with three digits: block_007.
+        return f"{int(filled):03d}" if filled.isdigit() and "\\d" in inner else filled
+
+    return re.sub(r"\(\?P<(?P<name>\w+)>(?P<inner>[^()]*)\)", value, pattern)
+
+
+def _nearest(label: str, name: str, candidates: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, candidates, n=1, cutoff=0.6)
+    return f"{label}: {close[0]}" if close else ""

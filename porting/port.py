@@ -1,0 +1,122 @@
+"""What the core asks of a port, and how it finds one.
+
+A port is an object of this class, named in the entry point group `porting.ports`. The core never imports a
+port by name. Everything here is called with names and shapes, paths and modules; a port loads its framework
+only inside the functions that need it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from porting.errors import ConfigError
+from porting.mapping import Drop, Rule, Shape
+from porting.tap import Tap
+
+if TYPE_CHECKING:
+    import torch
+
+    from porting.inputs import Inputs
+
+
+@dataclass(frozen=True)
+class ResolvedConfig:
+    """A model's configuration and what it rests on.
+
+    Attributes:
+        config: the port's own config object.
+        origin: where it was read, such as "operative_config.gin beside the checkpoint".
+        inferred: values read off variables and shapes, in words.
+        assumed: values that nothing in the checkpoint determines, in words, each with how to override it.
+        original_text: the config in the original's own language, where that is what was read.
+    """
+
+    config: Any
+    origin: str
+    inferred: tuple[str, ...] = ()
+    assumed: tuple[str, ...] = ()
+    original_text: str | None = None
+
+
+@dataclass(frozen=True)
+class Port:
+    """One architecture: how its checkpoints are read, mapped, built, tapped, and run in the original.
+
+    Attributes:
+        name: short name, used in reports and JSON.
+        recognises: whether a checkpoint with these variables is of this architecture.
+        read_config: from a config file of the original or of the port.
+        infer_config: from variables and shapes alone.
+        config_from_json, config_to_json: to and from the dictionary in `config.json`.
+        rules: the rule table for a config and the names that the checkpoint uses.
+        build: the PyTorch module, on the current default device (meta for shapes only).
+        run: calls the module on inputs, and returns its outputs by tap name.
+        taps: where the module is listened to.
+        vocabulary: how many token ids there are.
+        reference: "module:function" that runs the original in the reference process.
+        reference_config: the original's own config text for a port's config, when the checkpoint has none.
+        model_types: `model_type` values of config.json that this port builds.
+        config_files: file names to look for beside a checkpoint, the best first.
+        extra_files: further JSON files of a model directory, by name.
+    """
+
+    name: str
+    recognises: Callable[[Mapping[str, Shape]], bool]
+    read_config: Callable[[Path, Mapping[str, Shape]], ResolvedConfig]
+    infer_config: Callable[[Mapping[str, Shape]], ResolvedConfig]
+    config_from_json: Callable[[Mapping[str, Any]], Any]
+    config_to_json: Callable[[Any], dict[str, Any]]
+    rules: Callable[[Any, Sequence[str]], Sequence[Rule | Drop]]
+    build: Callable[[Any], torch.nn.Module]
+    run: Callable[[torch.nn.Module, Inputs], Mapping[str, torch.Tensor]]
+    taps: Callable[[Any], Sequence[Tap]]
+    vocabulary: Callable[[Any], int]
+    reference: str
+    reference_config: Callable[[Any, Sequence[str]], str]
+    config_files: tuple[str, ...] = ("config.json",)
+    model_types: tuple[str, ...] = ()
+    extra_files: Callable[[Any], Mapping[str, Any]] = field(default=lambda _config: {})
+
+
+@lru_cache(maxsize=1)
+def installed_ports() -> dict[str, Port]:
+    """Every port that an installed package names in the entry point group `porting.ports`."""
+    return {point.name: point.load() for point in entry_points(group="porting.ports")}
+
+
+def port_named(name: str) -> Port:
+    """The port of that name. Raises ConfigError that lists those there are."""
+    ports = installed_ports()
+    if name not in ports:
+        raise ConfigError(
+            f"There is no port named {name!r}; installed: {', '.join(sorted(ports)) or 'none'}."
+        )
+    return ports[name]
+
+
+def port_for_variables(shapes: Mapping[str, Shape]) -> Port:
+    """The port whose architecture these variables are. Raises ConfigError if none knows them."""
+    for port in installed_ports().values():
+        if port.recognises(shapes):
+            return port
+    shown = ", ".join(list(shapes)[:5])
+    raise ConfigError(
+        f"No installed port recognises this checkpoint ({len(shapes)} variables: {shown}, ...).",
+        remedy=f"Installed ports: {', '.join(sorted(installed_ports())) or 'none'}.",
+    )
+
+
+def port_for_model_type(model_type: str) -> Port:
+    """The port that builds a `config.json` of this `model_type`. Raises ConfigError if none does."""
+    for port in installed_ports().values():
+        if model_type in port.model_types:
+            return port
+    known = sorted(kind for port in installed_ports().values() for kind in port.model_types)
+    raise ConfigError(
+        f"No installed port builds model_type {model_type!r}.", remedy=f"Known: {', '.join(known) or 'none'}."
+    )

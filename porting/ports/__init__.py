@@ -1,0 +1,1 @@
+"""The ports: one folder each, everything that knows an architecture inside it."""

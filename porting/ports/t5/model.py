@@ -1,0 +1,560 @@
+"""T5 in PyTorch, computing what Mesh TensorFlow computes, at padded positions too.
+
+Paper: Raffel et al., "Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer",
+arXiv 1910.10683; gated feed-forward layers: Shazeer, arXiv 2002.05202. State-dict keys are those of
+transformers' T5. What differs from transformers, because the original does it so:
+
+- Masks come from sequence ids: a position sees the positions with its own id. Padding has id 0, so padding
+  sees padding, and packed examples never see each other.
+- What goes into a sublayer is zeroed at padded positions, and so is what leaves a stack.
+- A position that sees nothing (padding in the decoder, no padding in the encoder) takes the sum of the
+  values, not their mean: see `softmax`.
+- The loss is the mean over all target positions, padding counted in the denominator.
+
+Shapes are given in comments: b batch, l length (queries), m memory_length (keys and values), h heads,
+k d_kv, d d_model, f d_ff, v vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from porting.ports.t5.cache import AttentionCache, DecoderCache
+from porting.ports.t5.config import T5Config
+from porting.ports.t5.generation import generate
+
+# What a hidden position adds to its score (`visibility_mask_to_attention_bias` in Mesh's attention.py).
+MASK_BIAS = -1e9
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU,
+    "gelu_new": lambda: nn.GELU(approximate="tanh"),
+    "silu": nn.SiLU,
+}
+
+
+class Tap(nn.Identity):
+    """Gives a tensor inside a module a name that a forward hook can listen to."""
+
+    @property
+    def hooked(self) -> bool:
+        """Whether anything listens."""
+        return bool(self._forward_hooks)
+
+
+class RMSNorm(nn.Module):
+    """x / sqrt(mean(x^2) + epsilon) * weight; no mean is taken off and no bias added."""
+
+    def __init__(self, d_model: int, epsilon: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(d_model))
+        self.epsilon = epsilon
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[b, l, d] -> [b, l, d]. The mean square is taken in float32."""
+        wide = x.float()
+        variance = wide.square().mean(-1, keepdim=True)
+        return (wide * torch.rsqrt(variance + self.epsilon)).to(x.dtype) * self.weight
+
+
+class MaskPadding(nn.Module):
+    """Zeroes padded positions (Mesh: `sublayer_mask_padding`)."""
+
+    def forward(self, x: Tensor, sequence_ids: Tensor | None) -> Tensor:
+        """[b, l, d], [b, l] -> [b, l, d]. None: no position is padding."""
+        if sequence_ids is None:
+            return x
+        return x * (sequence_ids != 0).unsqueeze(-1).to(x.dtype)
+
+
+def relative_position_bucket(
+    relative_position: Tensor, *, bidirectional: bool, num_buckets: int, max_distance: int
+) -> Tensor:
+    """Bucket of each relative position (memory position - query position), int64 in [0, num_buckets).
+
+    Half of the buckets hold one distance each, the others grow logarithmically up to max_distance; all
+    farther ones share the last. One-directional attention sees the past only.
+
+    The float32 steps are those of Mesh's `_relative_position_bucket`, which divides by a constant through
+    multiplying by its reciprocal: at a bucket's edge another order of rounding gives another bucket.
+    """
+    n = -relative_position
+    offset = torch.zeros_like(n)
+    if bidirectional:
+        num_buckets //= 2
+        offset = (n < 0).long() * num_buckets
+        n = n.abs()
+    else:
+        n = n.clamp(min=0)
+    max_exact = num_buckets // 2
+    scaled = torch.log(n.clamp(min=1).float() * (1.0 / max_exact))
+    scaled = scaled * (1.0 / math.log(max_distance / max_exact)) * float(num_buckets - max_exact)
+    large = (max_exact + scaled.long()).clamp(max=num_buckets - 1)
+    return offset + torch.where(n < max_exact, n, large)
+
+
+def visibility_bias(visible: Tensor) -> Tensor:
+    """0 where visible, MASK_BIAS where not, float32."""
+    return (~visible).float() * MASK_BIAS
+
+
+def softmax(scores: Tensor) -> Tensor:
+    """exp(scores - logsumexp(scores)) over the last axis, float32, as Mesh computes it (`mtf.softmax`).
+
+    For a row whose every position is hidden, all scores are MASK_BIAS, and the logarithm of their number is
+    lost in float32 beside it: every weight is 1, where torch.softmax gives 1/m.
+    """
+    return (scores - scores.logsumexp(-1, keepdim=True)).exp()
+
+
+@dataclass(frozen=True)
+class Visibility:
+    """Who sees whom.
+
+    Attributes:
+        bias: [b, 1, l, m] float32, 0 where visible, large and negative where not.
+        total_weight: [b, 1, l, 1], what the weights of a query sum to: 1, or m for one that sees nothing;
+            None where every query sees something.
+    """
+
+    bias: Tensor
+    total_weight: Tensor | None = None
+
+    @classmethod
+    def of_memory(cls, visible: Tensor) -> Visibility:
+        """From a boolean [b, 1, l, m] that may leave a query with nothing to see."""
+        memory_length = float(visible.shape[-1])
+        sees = visible.any(-1, keepdim=True)
+        return cls(visibility_bias(visible), torch.where(sees, 1.0, memory_length))
+
+
+class T5Attention(nn.Module):
+    """Multi-head attention without scaling of the scores: 1/sqrt(d_kv) was folded into q's initializer."""
+
+    def __init__(
+        self, config: T5Config, *, bidirectional: bool = False, has_position_bias: bool = False
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.bidirectional = bidirectional
+        self.q = nn.Linear(config.d_model, config.inner_dim, bias=False)
+        self.k = nn.Linear(config.d_model, config.inner_dim, bias=False)
+        self.v = nn.Linear(config.d_model, config.inner_dim, bias=False)
+        self.o = nn.Linear(config.inner_dim, config.d_model, bias=False)
+        if has_position_bias:
+            self.relative_attention_bias = nn.Embedding(
+                config.relative_attention_num_buckets, config.num_heads
+            )
+        self.position_bias = Tap()
+        self.scores = Tap()
+        self.weights = Tap()
+        self.attended = Tap()
+
+    def compute_position_bias(self, length: int, memory_length: int, offset: int = 0) -> Tensor:
+        """What each head adds to a score by relative position, [h, l, m]; queries start at `offset`."""
+        device = self.relative_attention_bias.weight.device
+        queries = torch.arange(offset, offset + length, device=device)
+        memory = torch.arange(memory_length, device=device)
+        buckets = relative_position_bucket(
+            memory[None, :] - queries[:, None],
+            bidirectional=self.bidirectional,
+            num_buckets=self.config.relative_attention_num_buckets,
+            max_distance=self.config.relative_attention_max_distance,
+        )
+        return self.relative_attention_bias(buckets).permute(2, 0, 1)
+
+    def forward(
+        self,
+        x: Tensor,
+        memory: Tensor | None,
+        visibility: Visibility | None,
+        position_bias: Tensor | None = None,
+        cache: AttentionCache | None = None,
+    ) -> Tensor:
+        """Attend from x [b, l, d] to memory [b, m, d] (None: to x itself).
+
+        Args:
+            x: where queries come from.
+            memory: where keys and values come from; None is self-attention.
+            visibility: who sees whom; None where all is visible.
+            position_bias: [h, l, m], None where there is none.
+            cache: keys and values of earlier steps; extended (self) or filled once (memory).
+
+        Returns:
+            [b, l, d]
+        """
+        q = self._split_heads(self.q(x))
+        if cache is None:
+            source = x if memory is None else memory
+            k, v = self._split_heads(self.k(source)), self._split_heads(self.v(source))
+        elif memory is None:
+            k, v = cache.append(self._split_heads(self.k(x)), self._split_heads(self.v(x)))
+        else:
+            k, v = cache.fill_once(
+                lambda: (self._split_heads(self.k(memory)), self._split_heads(self.v(memory)))
+            )
+        bias = None if visibility is None else visibility.bias
+        if position_bias is not None:
+            position_bias = self.position_bias(position_bias)
+            bias = position_bias if bias is None else bias + position_bias
+        total_weight = None if visibility is None else visibility.total_weight
+        attended = self.attended(self._attend(q, k, v, bias, total_weight))  # [b, h, l, k]
+        return self.o(attended.transpose(1, 2).flatten(2))
+
+    def _attend(
+        self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, total_weight: Tensor | None
+    ) -> Tensor:
+        """softmax(q k^T + bias) v, all [b, h, ., k]. Fused, unless something listens inside."""
+        if not (self.scores.hooked or self.weights.hooked):
+            mask = None if bias is None else bias.to(q.dtype)
+            mean = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
+            return mean if total_weight is None else mean * total_weight.to(mean.dtype)
+        scores = q.float() @ k.float().transpose(-1, -2)  # [b, h, l, m], float32 as in the original
+        if bias is not None:
+            scores = scores + bias
+        weights = self.weights(softmax(self.scores(scores)))
+        return weights.to(v.dtype) @ v
+
+    def _split_heads(self, x: Tensor) -> Tensor:
+        """[b, l, h*k] -> [b, h, l, k]"""
+        return x.view(*x.shape[:-1], self.config.num_heads, self.config.d_kv).transpose(1, 2)
+
+
+class T5FeedForward(nn.Module):
+    """wo(act(wi(x))), or wo(act(wi_0(x)) * wi_1(x)) when gated."""
+
+    def __init__(self, config: T5Config) -> None:
+        super().__init__()
+        self.gated = config.is_gated
+        if self.gated:
+            self.wi_0 = nn.Linear(config.d_model, config.d_ff, bias=False)
+            self.wi_1 = nn.Linear(config.d_model, config.d_ff, bias=False)
+        else:
+            self.wi = nn.Linear(config.d_model, config.d_ff, bias=False)
+        self.act = ACTIVATIONS[config.activation]()
+        self.hidden = Tap()
+        self.dropout = nn.Dropout(config.dropout_rate)
+        self.wo = nn.Linear(config.d_ff, config.d_model, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[b, l, d] -> [b, l, d]"""
+        hidden = self.act(self.wi_0(x)) * self.wi_1(x) if self.gated else self.act(self.wi(x))
+        return self.wo(self.dropout(self.hidden(hidden)))
+
+
+class T5Layer(nn.Module):
+    """Pre-norm and residual around one sublayer: x + dropout(sublayer(mask(norm(x))))."""
+
+    def __init__(self, config: T5Config) -> None:
+        super().__init__()
+        self.layer_norm = RMSNorm(config.d_model, config.layer_norm_epsilon)
+        self.mask_padding = MaskPadding()
+        self.dropout = nn.Dropout(config.dropout_rate)
+
+    def normed(self, x: Tensor, sequence_ids: Tensor | None) -> Tensor:
+        """What the sublayer reads, [b, l, d]."""
+        return self.mask_padding(self.layer_norm(x), sequence_ids)
+
+
+class T5LayerSelfAttention(T5Layer):
+    """Self-attention."""
+
+    def __init__(self, config: T5Config, *, bidirectional: bool, has_position_bias: bool) -> None:
+        super().__init__(config)
+        self.SelfAttention = T5Attention(
+            config, bidirectional=bidirectional, has_position_bias=has_position_bias
+        )
+
+    def forward(self, x: Tensor, masks: Masks, cache: AttentionCache | None) -> Tensor:
+        """[b, l, d] -> [b, l, d]"""
+        normed = self.normed(x, masks.sequence_ids)
+        out = self.SelfAttention(normed, None, masks.itself, masks.position_bias, cache)
+        return x + self.dropout(out)
+
+
+class T5LayerCrossAttention(T5Layer):
+    """Attention to the encoder's output."""
+
+    def __init__(self, config: T5Config) -> None:
+        super().__init__(config)
+        self.EncDecAttention = T5Attention(config)
+
+    def forward(self, x: Tensor, memory: Tensor, masks: Masks, cache: AttentionCache | None) -> Tensor:
+        """[b, l, d], [b, m, d] -> [b, l, d]"""
+        normed = self.normed(x, masks.sequence_ids)
+        return x + self.dropout(self.EncDecAttention(normed, memory, masks.memory, None, cache))
+
+
+class T5LayerFF(T5Layer):
+    """The feed-forward layer."""
+
+    def __init__(self, config: T5Config) -> None:
+        super().__init__(config)
+        self.DenseReluDense = T5FeedForward(config)
+
+    def forward(self, x: Tensor, masks: Masks) -> Tensor:
+        """[b, l, d] -> [b, l, d]"""
+        return x + self.dropout(self.DenseReluDense(self.normed(x, masks.sequence_ids)))
+
+
+@dataclass(frozen=True)
+class Masks:
+    """What the layers of one stack share.
+
+    Attributes:
+        sequence_ids: [b, l], 0 at padding; None when no position is padding.
+        itself: visibility in self-attention, None where all is visible.
+        memory: visibility of the encoder's output.
+        position_bias: [h, l, m].
+    """
+
+    sequence_ids: Tensor | None
+    itself: Visibility | None
+    memory: Visibility | None
+    position_bias: Tensor
+
+
+class T5Block(nn.Module):
+    """Self-attention, attention to the encoder in the decoder, feed-forward."""
+
+    def __init__(self, config: T5Config, *, is_decoder: bool, has_position_bias: bool) -> None:
+        super().__init__()
+        self.is_decoder = is_decoder
+        layers: list[T5Layer] = [
+            T5LayerSelfAttention(config, bidirectional=not is_decoder, has_position_bias=has_position_bias)
+        ]
+        if is_decoder:
+            layers.append(T5LayerCrossAttention(config))
+        layers.append(T5LayerFF(config))
+        self.layer = nn.ModuleList(layers)
+
+    def forward(
+        self,
+        x: Tensor,
+        memory: Tensor | None,
+        masks: Masks,
+        cache: tuple[AttentionCache, AttentionCache] | None = None,
+    ) -> Tensor:
+        """[b, l, d] -> [b, l, d]"""
+        self_cache, memory_cache = cache or (None, None)
+        x = self.layer[0](x, masks, self_cache)
+        if self.is_decoder:
+            x = self.layer[1](x, memory, masks, memory_cache)
+        return self.layer[-1](x, masks)
+
+
+class T5Stack(nn.Module):
+    """The encoder or the decoder: blocks, a final norm, padding zeroed."""
+
+    def __init__(self, config: T5Config, *, is_decoder: bool) -> None:
+        super().__init__()
+        self.is_decoder = is_decoder
+        num_layers = config.num_decoder_layers if is_decoder else config.num_layers
+        self.embed_tokens = Tap()  # the embeddings themselves are shared, and belong to the model
+        # The first block holds the relative position bias of the whole stack.
+        self.block = nn.ModuleList(
+            T5Block(config, is_decoder=is_decoder, has_position_bias=i == 0) for i in range(num_layers)
+        )
+        self.final_layer_norm = RMSNorm(config.d_model, config.layer_norm_epsilon)
+        self.mask_padding = MaskPadding()
+        self.dropout = nn.Dropout(config.dropout_rate)
+
+    def forward(
+        self,
+        embeddings: Tensor,
+        sequence_ids: Tensor | None,
+        memory: Tensor | None = None,
+        memory_sequence_ids: Tensor | None = None,
+        cache: DecoderCache | None = None,
+    ) -> Tensor:
+        """Hidden states [b, l, d] from embeddings [b, l, d].
+
+        Args:
+            embeddings: of the token ids; with a cache, of the next ones only.
+            sequence_ids: [b, l]; None when no position is padding.
+            memory: the encoder's output [b, m, d], for the decoder.
+            memory_sequence_ids: [b, m].
+            cache: keys and values of the positions already decoded.
+        """
+        offset = cache.length if cache else 0
+        masks = self._masks(embeddings, sequence_ids, memory_sequence_ids, offset)
+        x = self.dropout(self.embed_tokens(embeddings))
+        for i, block in enumerate(self.block):
+            x = block(x, memory, masks, cache.blocks[i] if cache else None)
+        x = self.dropout(self.final_layer_norm(x))
+        return self.mask_padding(x, sequence_ids)
+
+    def _masks(
+        self, x: Tensor, sequence_ids: Tensor | None, memory_sequence_ids: Tensor | None, offset: int
+    ) -> Masks:
+        length = x.shape[1]
+        total = offset + length
+        biases = []
+        if self.is_decoder and length > 1:
+            queries = torch.arange(offset, total, device=x.device)[:, None]
+            biases.append(visibility_bias(queries >= torch.arange(total, device=x.device))[None, None])
+        if sequence_ids is not None:
+            biases.append(visibility_bias(_same(sequence_ids, sequence_ids)))
+        memory = None
+        if memory_sequence_ids is not None:
+            own = x.new_ones(x.shape[:2], dtype=torch.long) if sequence_ids is None else sequence_ids
+            memory = Visibility.of_memory(_same(own, memory_sequence_ids))
+        return Masks(
+            sequence_ids=sequence_ids,
+            itself=Visibility(sum(biases[1:], biases[0])) if biases else None,
+            memory=memory,
+            position_bias=self._first_attention().compute_position_bias(length, total, offset),
+        )
+
+    def _first_attention(self) -> T5Attention:
+        attention = self.get_submodule("block.0.layer.0.SelfAttention")
+        assert isinstance(attention, T5Attention)
+        return attention
+
+
+def _same(ids: Tensor, memory_ids: Tensor) -> Tensor:
+    """Whether query and memory position carry the same sequence id: [b, l], [b, m] -> [b, 1, l, m]."""
+    return (ids[:, :, None] == memory_ids[:, None, :]).unsqueeze(1)
+
+
+@dataclass(frozen=True)
+class T5Output:
+    """What the model returns.
+
+    Attributes:
+        logits: [b, l, v].
+        loss: scalar, Mesh's loss; None without labels.
+        encoder_last_hidden_state: [b, m, d].
+    """
+
+    logits: Tensor
+    loss: Tensor | None
+    encoder_last_hidden_state: Tensor
+
+
+class T5Model(nn.Module):
+    """T5: an encoder and a decoder that share their embeddings, and logits over the vocabulary.
+
+    Example:
+        model = load_model("model_dir")
+        output = model(input_ids=ids, labels=targets)
+        output.loss, output.logits
+        model.generate(ids, max_new_tokens=32, num_beams=4)
+    """
+
+    def __init__(self, config: T5Config) -> None:
+        super().__init__()
+        self.config = config
+        self.shared = nn.Embedding(config.vocab_size, config.d_model)
+        self.encoder = T5Stack(config, is_decoder=False)
+        self.decoder = T5Stack(config, is_decoder=True)
+        if not config.tie_word_embeddings:
+            self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        labels: Tensor | None = None,
+        decoder_input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        decoder_attention_mask: Tensor | None = None,
+        sequence_ids: Tensor | None = None,
+        decoder_sequence_ids: Tensor | None = None,
+    ) -> T5Output:
+        """Logits, and the loss when labels are given. All arguments are integer tensors [b, length].
+
+        Args:
+            input_ids: what the encoder reads; 0 is padding.
+            labels: what the decoder is to say; 0 is padding, and so is -100.
+            decoder_input_ids: what the decoder reads; by default the labels shifted right from id 0.
+            attention_mask, decoder_attention_mask: 0 marks padding.
+            sequence_ids, decoder_sequence_ids: for packed examples, which example a position belongs to,
+                0 for padding. By default `min(ids, 1)`; a decoder that is given its input ids and no
+                labels counts its first position, the start token, as real.
+
+        Raises:
+            ValueError: neither labels nor decoder_input_ids, or labels with ids below 0 other than -100.
+        """
+        encoder_ids = _sequence_ids(input_ids.clamp(max=1), attention_mask, sequence_ids)
+        if labels is not None:
+            labels = labels.masked_fill(labels == -100, 0)
+            if bool((labels < 0).any()):
+                raise ValueError("labels hold ids below 0 that are not -100")
+            own = labels.clamp(max=1)
+        elif decoder_input_ids is not None:
+            own = decoder_input_ids.clamp(max=1)
+            own[:, :1] = 1
+        else:
+            raise ValueError("give labels or decoder_input_ids")
+        decoder_ids = _sequence_ids(own, decoder_attention_mask, decoder_sequence_ids)
+        if decoder_input_ids is None:
+            assert labels is not None
+            decoder_input_ids = shift_right(labels, decoder_ids)
+
+        memory = self.encoder(self.shared(input_ids), encoder_ids)
+        hidden = self.decoder(self.shared(decoder_input_ids), decoder_ids, memory, encoder_ids)
+        logits = self.project(hidden)
+        loss = None if labels is None else self.loss(logits, labels)
+        return T5Output(logits, loss, memory)
+
+    def project(self, hidden: Tensor) -> Tensor:
+        """[b, l, d] -> logits [b, l, v]. A tied output scales hidden states by d_model**-0.5."""
+        if self.config.tie_word_embeddings:
+            return F.linear(hidden * self.config.d_model**-0.5, self.shared.weight)
+        return self.lm_head(hidden)
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Cross entropy as Mesh evaluates it: summed over real targets, divided by all positions.
+
+        Source: `Unitransformer._compute_loss` and `loss_denominator`; label smoothing spreads over the
+        whole vocabulary. Mesh adds its z-loss in training only.
+
+        Args:
+            logits: [b, l, v].
+            labels: [b, l], 0 at padding.
+        """
+        each = F.cross_entropy(
+            logits.float().flatten(0, 1),
+            labels.flatten(),
+            reduction="none",
+            label_smoothing=self.config.label_smoothing,
+        )
+        real = (labels.flatten() > 0).float()
+        return (each * real).sum() / (self.config.loss_denominator or labels.numel())
+
+    @torch.no_grad()
+    def generate(
+        self,
+        input_ids: Tensor,
+        max_new_tokens: int = 64,
+        num_beams: int = 1,
+        attention_mask: Tensor | None = None,
+        length_penalty: float = 0.6,
+    ) -> Tensor:
+        """Decode greedily, or with beam search as Mesh does it; see `generation.generate`."""
+        sequence_ids = _sequence_ids(input_ids.clamp(max=1), attention_mask, None)
+        return generate(self, input_ids, sequence_ids, max_new_tokens, num_beams, length_penalty)
+
+
+def shift_right(labels: Tensor, sequence_ids: Tensor) -> Tensor:
+    """Decoder inputs: labels shifted right from id 0, anew in each packed example, [b, l].
+
+    Source: `autoregressive_inputs` in Mesh's transformer.py.
+    """
+    first = labels.new_zeros(labels.shape[0], 1)
+    shifted = torch.cat([first, labels[:, :-1]], dim=1)
+    previous_ids = torch.cat([first.to(sequence_ids.dtype), sequence_ids[:, :-1]], dim=1)
+    return shifted * (previous_ids == sequence_ids)
+
+
+def _sequence_ids(default: Tensor, mask: Tensor | None, given: Tensor | None) -> Tensor:
+    """The ids given, else ones, at the positions that the mask leaves; else the default."""
+    if mask is None:
+        return default if given is None else given
+    return mask.long() if given is None else given * mask.to(given.dtype)

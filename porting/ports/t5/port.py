@@ -1,0 +1,97 @@
+"""The T5 port as the core sees it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from porting.errors import ConfigError, Problem
+from porting.mapping import Shape
+from porting.port import Port, ResolvedConfig
+from porting.ports.t5.config import T5Config
+from porting.ports.t5.from_gin import config_from_gin, gin_from_config
+from porting.ports.t5.infer import infer_config
+from porting.ports.t5.rules import recognises, rules
+from porting.ports.t5.taps import taps
+
+if TYPE_CHECKING:
+    import torch
+
+    from porting.inputs import Inputs
+
+
+def read_config(path: Path, shapes: Mapping[str, Shape]) -> ResolvedConfig:
+    """From an `operative_config.gin` or a `config.json` (by the ending of its name)."""
+    if path.suffix == ".json":
+        return ResolvedConfig(T5Config.from_json(_read_json(path)), origin=str(path))
+    embedding = shapes.get("shared/embedding")
+    if embedding is None or len(embedding) != 2:
+        found = "no such variable" if embedding is None else f"shape {embedding}"
+        raise ConfigError(
+            "The vocabulary's size cannot be read off the checkpoint.",
+            problems=[Problem("shared/embedding", "a matrix [vocab, d_model]", found)],
+        )
+    config = config_from_gin(path, vocab_size=embedding[0])
+    return ResolvedConfig(config, origin=str(path), original_text=path.read_text(encoding="utf-8"))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"Cannot read the config {path}: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} does not hold a JSON object.")
+    return content
+
+
+def build(config: T5Config) -> torch.nn.Module:
+    """The PyTorch model, on the current default device."""
+    from porting.ports.t5.model import T5Model
+
+    return T5Model(config)
+
+
+def run(model: torch.nn.Module, inputs: Inputs) -> Mapping[str, torch.Tensor]:
+    """Logits and loss of a T5, ours or any with transformers' calling convention."""
+    import torch
+
+    device = next(model.parameters()).device
+
+    def tensor(array: Any) -> torch.Tensor:
+        return torch.from_numpy(array.astype("int64")).to(device)
+
+    arguments = {"input_ids": tensor(inputs.inputs), "labels": tensor(inputs.targets)}
+    for name in ("sequence_ids", "decoder_sequence_ids"):
+        if (ids := getattr(inputs, name)) is not None:
+            arguments[name] = tensor(ids)
+    output = model(**arguments)
+    return {"logits": output.logits, "loss": output.loss}
+
+
+def extra_files(config: T5Config) -> Mapping[str, Any]:
+    """`generation_config.json`: transformers wants the start token there too."""
+    del config
+    return {"generation_config.json": {"decoder_start_token_id": 0, "eos_token_id": 1, "pad_token_id": 0}}
+
+
+PORT = Port(
+    name="t5",
+    model_types=("t5", "mt5"),
+    recognises=recognises,
+    read_config=read_config,
+    infer_config=infer_config,
+    config_files=("operative_config.gin", "config.json"),
+    config_from_json=T5Config.from_json,
+    config_to_json=T5Config.to_json,
+    extra_files=extra_files,
+    rules=rules,
+    build=build,
+    run=run,
+    taps=taps,
+    vocabulary=lambda config: config.vocab_size,
+    reference="porting.ports.t5.reference:run",
+    reference_config=gin_from_config,
+)

@@ -1,0 +1,5 @@
+"""Run an original implementation, in a process of its own, to get a trace.
+
+`process` starts the child, `worker` is what runs in it, and one module per framework knows how to bring
+that framework up (`mesh_tf` for Mesh TensorFlow). Which model to build there is a port's business.
+"""

@@ -1,0 +1,292 @@
+"""Bring up the real Mesh TensorFlow on a current TensorFlow, build in it, and evaluate its tensors.
+
+Imported only inside the reference process (see `process.py`): it loads TensorFlow. The package from the
+index is used as it is; what a current TensorFlow no longer offers is given back from outside, at import
+time, in `import_mesh_tensorflow`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import os
+import re
+import sys
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from porting.errors import ReferenceRunError
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """The modules of the original that a port builds from."""
+
+    tf: Any  # tensorflow.compat.v1
+    gin: Any
+    mtf: Any  # mesh_tensorflow
+    transformer: Any  # mesh_tensorflow.transformer.transformer
+    transformer_layers: Any
+    attention: Any
+    vocab_embeddings: Any
+
+    def versions(self) -> dict[str, str]:
+        """Versions of what the verdict rests on."""
+        return {
+            "mesh-tensorflow": importlib.metadata.version("mesh-tensorflow"),
+            "tensorflow": self.tf.__version__,
+            "gin-config": importlib.metadata.version("gin-config"),
+            "python": sys.version.split()[0],
+        }
+
+
+def import_mesh_tensorflow() -> Mesh:
+    """Import Mesh TensorFlow 0.1.21 on TensorFlow 2.16 or later.
+
+    Raises:
+        ReferenceRunError: the `mesh` extra is not installed.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # The oneDNN kernels may round differently from run to run; a reference must not.
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    try:
+        import tensorflow.compat.v1 as tf
+    except ImportError as error:
+        raise _not_installed(error) from error
+    tf.disable_v2_behavior()
+    tf.logging.set_verbosity(tf.logging.ERROR)
+    _restore_estimator_names(tf)
+    _restore_tensor_conversion()
+    try:
+        import gin
+        import mesh_tensorflow as mtf
+    except ImportError as error:
+        raise _not_installed(error) from error
+    _skip_package_init("mesh_tensorflow.transformer", Path(mtf.__file__).parent / "transformer")
+
+    def module(name: str) -> Any:
+        return importlib.import_module(f"mesh_tensorflow.transformer.{name}")
+
+    mesh = Mesh(
+        tf=tf,
+        gin=gin,
+        mtf=mtf,
+        attention=module("attention"),
+        transformer=module("transformer"),
+        transformer_layers=module("transformer_layers"),
+        vocab_embeddings=module("vocab_embeddings"),
+    )
+    # moe.py reads its sibling as an attribute of the package whose __init__ is not run.
+    module("moe")
+    return mesh
+
+
+def _not_installed(error: ImportError) -> ReferenceRunError:
+    return ReferenceRunError(
+        f"The original implementation is not installed here ({error}).",
+        remedy="Install it with: pip install 'porting[mesh]'. Converting does not need it; comparing does,"
+        " unless --reference-trace gives an earlier run.",
+    )
+
+
+def _restore_estimator_names(tf: Any) -> None:
+    """`tensorflow.compat.v1.estimator` went with TensorFlow 2.16; Mesh uses five of its names."""
+    if "tensorflow.compat.v1.estimator" in sys.modules or hasattr(tf, "estimator"):
+        return
+    estimator = types.ModuleType("tensorflow.compat.v1.estimator")
+    estimator.__dict__.update(
+        ModeKeys=types.SimpleNamespace(TRAIN="train", EVAL="eval", PREDICT="infer"),
+        SessionRunHook=tf.train.SessionRunHook,
+        CheckpointSaverListener=tf.train.CheckpointSaverListener,
+    )
+    tf.estimator = estimator
+    sys.modules[estimator.__name__] = estimator
+
+
+def _restore_tensor_conversion() -> None:
+    """`ops.register_tensor_conversion_function` moved to a module of its own."""
+    from tensorflow.python.framework import ops, tensor_conversion_registry
+
+    name = "register_tensor_conversion_function"
+    if not hasattr(ops, name):
+        setattr(ops, name, getattr(tensor_conversion_registry, name))
+
+
+def _skip_package_init(name: str, path: Path) -> None:
+    """Let submodules of a package be imported without its __init__, which wants tensorflow_datasets."""
+    if name in sys.modules:
+        return
+    package = types.ModuleType(name)
+    package.__path__ = [str(path)]
+    sys.modules[name] = package
+    parent, _, child = name.rpartition(".")
+    setattr(sys.modules[parent], child, package)
+
+
+_IMPORT_LINE = re.compile(r"^\s*(import|from)\s.*$", re.MULTILINE)
+
+
+def parse_gin(mesh: Mesh, text: str) -> None:
+    """Read an `operative_config.gin` into the original's gin registry, its import lines left out.
+
+    Bindings of what is not loaded here (the training loop, datasets) are skipped, as they do not shape
+    the model.
+    """
+    mesh.gin.clear_config()
+    mesh.gin.parse_config(_IMPORT_LINE.sub("", text), skip_unknown=True)
+
+
+@dataclass
+class Record:
+    """One tensor of the original that was tapped while its graph was built."""
+
+    name: str
+    original_name: str
+    tensor: Any  # mtf.Tensor
+
+
+@dataclass
+class Recorder:
+    """Collects tapped tensors in the order in which the original computes them."""
+
+    records: list[Record] = field(default_factory=list)
+
+    def add(self, name: str, original_name: str, tensor: Any) -> None:
+        """Record `tensor` (mtf.Tensor) under the port's `name`."""
+        self.records.append(Record(name, original_name, tensor))
+
+
+@contextmanager
+def replaced(
+    owner: Any, name: str, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]
+) -> Iterator[None]:
+    """Replace the function `owner.name` by `wrap(function)` while the block runs."""
+    original = getattr(owner, name)
+    setattr(owner, name, wrap(original))
+    try:
+        yield
+    finally:
+        setattr(owner, name, original)
+
+
+@dataclass(frozen=True)
+class Feed:
+    """Token ids or sequence ids that go in. `values`: int32 [batch, length]."""
+
+    name: str
+    values: np.ndarray
+    dims: Sequence[Any]  # mtf.Dimension
+
+
+def import_feed(mesh: Mesh, mtf_mesh: Any, feed: Feed) -> Any:
+    """An mtf.Tensor of the given ids."""
+    constant = mesh.tf.constant(np.asarray(feed.values, np.int32), name=feed.name)
+    return mesh.mtf.import_tf_tensor(mtf_mesh, constant, shape=mesh.mtf.Shape(list(feed.dims)))
+
+
+class Session:
+    """A lowered Mesh graph on one CPU device, with a checkpoint's weights in its variables.
+
+    Example:
+        with Session(mesh, graph, mtf_mesh, checkpoint="model.ckpt-1000") as session:
+            logits, = session.run([logits_tensor])
+    """
+
+    def __init__(self, mesh: Mesh, graph: Any, mtf_mesh: Any, checkpoint: Path) -> None:
+        self._mesh = mesh
+        implementation = mesh.mtf.placement_mesh_impl.PlacementMeshImpl(shape=[], layout={}, devices=[""])
+        self._lowering = mesh.mtf.Lowering(graph, {mtf_mesh: implementation})
+        self._session = mesh.tf.Session(config=_plain_execution(mesh.tf))
+        self._restore(checkpoint)
+
+    def _restore(self, checkpoint: Path) -> None:
+        """Assign every variable from the checkpoint, read by TensorFlow itself.
+
+        Weights are widened to float32 (exact for bfloat16 and float16), so that the original computes
+        in float32 whatever it was stored in.
+        """
+        tf = self._mesh.tf
+        reader = tf.train.load_checkpoint(str(checkpoint))
+        stored = reader.get_variable_to_shape_map()
+        variables = tf.global_variables()
+        missing = sorted(v.op.name for v in variables if v.op.name not in stored)
+        if missing:
+            raise ReferenceRunError(
+                f"The original builds {len(missing)} variables that the checkpoint lacks: "
+                + ", ".join(missing[:8])
+                + (", ..." if len(missing) > 8 else ""),
+                remedy="The operative_config.gin used here does not belong to this checkpoint.",
+            )
+        for variable in variables:
+            value = self._read(reader, variable.op.name)
+            if value.shape != tuple(variable.shape.as_list()):
+                raise ReferenceRunError(
+                    f"The original builds {variable.op.name} with shape {tuple(variable.shape.as_list())}, "
+                    f"the checkpoint holds {value.shape}.",
+                    remedy="The operative_config.gin used here does not belong to this checkpoint.",
+                )
+            variable.load(value, self._session)
+        self._session.run(self._lowering.copy_masters_to_slices())
+
+    def _read(self, reader: Any, name: str) -> np.ndarray:
+        try:
+            return np.asarray(reader.get_tensor(name)).astype(np.float32)
+        except (self._mesh.tf.errors.OpError, RuntimeError) as error:
+            raise ReferenceRunError(
+                f"TensorFlow cannot read {name}: the checkpoint is damaged or incomplete"
+                f" ({str(error).splitlines()[0]}).",
+                remedy="Copy the checkpoint's files again.",
+            ) from error
+
+    def export(self, tensor: Any) -> Any:
+        """The tf.Tensor of an mtf.Tensor."""
+        return self._lowering.export_to_tf_tensor(tensor)
+
+    def run(self, tensors: Sequence[Any]) -> list[np.ndarray]:
+        """Values of mtf tensors, computed in one run, in each tensor's own dimension order."""
+        values: list[np.ndarray] = self._session.run([self.export(t) for t in tensors])
+        return values
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._session.close()
+
+
+def _plain_execution(tf: Any) -> Any:
+    """A session that computes the graph as it was built, whatever is fetched from it.
+
+    TensorFlow's graph rewriting fuses operations that nobody fetches, which rounds differently: with it, a
+    tapped run and an untapped one would not agree to the last bit.
+    """
+    config = tf.ConfigProto()
+    config.graph_options.rewrite_options.disable_meta_optimizer = True
+    config.graph_options.optimizer_options.opt_level = -1  # L0
+    return config
+
+
+def dimension_names(tensor: Any) -> tuple[str, ...]:
+    """Names of an mtf.Tensor's dimensions, in its order."""
+    return tuple(dim.name for dim in tensor.shape.dims)
+
+
+__all__: Sequence[str] = (
+    "Feed",
+    "Mesh",
+    "Recorder",
+    "Session",
+    "dimension_names",
+    "import_feed",
+    "import_mesh_tensorflow",
+    "parse_gin",
+    "replaced",
+)
+
+_ = Mapping

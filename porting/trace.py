@@ -1,0 +1,203 @@
+"""A trace: ordered, named, dimension-labelled tensors on disk.
+
+The comparison meets the original and the port only here, so a trace can be compared again without running
+either, and any program that can write NumPy files can make one. A trace is a directory:
+
+    trace.json             what is there, in the order in which it was computed
+    tensors/00000.npy ...  one NumPy file for each tensor, as trace.json names them
+    inputs/inputs.npy ...  the integer arrays that went in
+
+trace.json:
+
+    {"schema_version": 1,
+     "inputs": {"inputs": "inputs/inputs.npy", "targets": "inputs/targets.npy"},
+     "tensors": [{"name": "encoder.final_layer_norm", "original_name": "encoder/rms_norm",
+                  "dims": ["batch", "length", "d_model"], "file": "tensors/00000.npy",
+                  "hidden_below": null}],
+     "metadata": {...}}
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from porting.errors import InputError, OutputError
+from porting.inputs import Inputs
+
+SCHEMA_VERSION = 1
+_INDEX = "trace.json"
+
+
+@dataclass(frozen=True)
+class TracedTensor:
+    """One entry of a trace: what it is called, how its axes are called, and where its values lie."""
+
+    name: str
+    original_name: str
+    dims: tuple[str, ...]
+    file: str
+    hidden_below: float | None = None
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A trace on disk, its tensors read when asked for.
+
+    Attributes:
+        path: the trace's directory.
+        tensors: entries in the order in which they were computed.
+        inputs: the token ids (and sequence ids) that went in.
+        metadata: versions, checkpoint, config: whatever the maker wrote down.
+    """
+
+    path: Path
+    tensors: tuple[TracedTensor, ...]
+    inputs: Inputs
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    _keep: object = field(default=None, repr=False, compare=False)
+
+    def names(self) -> list[str]:
+        """Names in the order in which the tensors were computed."""
+        return [tensor.name for tensor in self.tensors]
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        """The values of the tensor called `name`, memory-mapped."""
+        for tensor in self.tensors:
+            if tensor.name == name:
+                return self.read(tensor)
+        raise KeyError(name)
+
+    def read(self, tensor: TracedTensor) -> np.ndarray:
+        """The values of one entry, memory-mapped.
+
+        Raises:
+            InputError: the file is missing, is not a NumPy array, or its rank is not that of its dims.
+        """
+        array = _load_npy(self.path, tensor.file)
+        if array.ndim != len(tensor.dims):
+            raise InputError(
+                f"{self.path}: {tensor.name} has {array.ndim} axes and {len(tensor.dims)} dims {tensor.dims}."
+            )
+        return array
+
+    def items(self) -> Iterator[tuple[TracedTensor, np.ndarray]]:
+        """Entries with their values, one at a time."""
+        for tensor in self.tensors:
+            yield tensor, self.read(tensor)
+
+
+class TraceWriter:
+    """Writes a trace tensor by tensor; the index comes last, so that half a trace is never taken for one.
+
+    Example:
+        writer = TraceWriter(directory, inputs)
+        writer.add("encoder.final_layer_norm", array, ("batch", "length", "d_model"))
+        trace = writer.close(metadata={"torch": "2.13.0"})
+    """
+
+    def __init__(self, path: Path | None, inputs: Inputs) -> None:
+        """Start a trace in `path`, or in a temporary directory that lives as long as the trace."""
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        if path is None:
+            self._temporary = tempfile.TemporaryDirectory(prefix="porting-trace-")
+            path = Path(self._temporary.name)
+        self.path = path
+        self._inputs = inputs
+        self._tensors: list[TracedTensor] = []
+        try:
+            (path / "tensors").mkdir(parents=True, exist_ok=True)
+            (path / "inputs").mkdir(exist_ok=True)
+            (path / _INDEX).unlink(missing_ok=True)
+            for stale in (path / "tensors").glob("*.npy"):
+                stale.unlink()
+        except OSError as error:
+            raise OutputError(f"Cannot write a trace in {path}: {error}") from error
+
+    def add(
+        self,
+        name: str,
+        values: np.ndarray,
+        dims: tuple[str, ...],
+        *,
+        original_name: str = "",
+        hidden_below: float | None = None,
+    ) -> None:
+        """Write one tensor. `values` has one axis for each of `dims`."""
+        if values.ndim != len(dims):
+            raise ValueError(f"{name}: {values.ndim} axes and dims {dims}")
+        file = f"tensors/{len(self._tensors):05d}.npy"
+        np.save(self.path / file, values, allow_pickle=False)
+        self._tensors.append(TracedTensor(name, original_name or name, tuple(dims), file, hidden_below))
+
+    def close(self, metadata: Mapping[str, Any]) -> Trace:
+        """Write the index and hand over the finished trace."""
+        files = {}
+        for name, array in self._inputs.arrays().items():
+            files[name] = f"inputs/{name}.npy"
+            np.save(self.path / files[name], array, allow_pickle=False)
+        index = {
+            "schema_version": SCHEMA_VERSION,
+            "inputs": files,
+            "tensors": [asdict(tensor) for tensor in self._tensors],
+            "metadata": dict(metadata),
+        }
+        partial = self.path / (_INDEX + ".partial")
+        partial.write_text(json.dumps(index, indent=1), encoding="utf-8")
+        partial.replace(self.path / _INDEX)
+        return Trace(self.path, tuple(self._tensors), self._inputs, metadata, self._temporary)
+
+
+def read_trace(path: str | Path) -> Trace:
+    """Open a trace directory.
+
+    Raises:
+        InputError: there is no trace there, or it does not hold what its index says.
+    """
+    path = Path(path)
+    try:
+        index = json.loads((path / _INDEX).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{path} is not a trace: it has no {_INDEX}.",
+            remedy="Write one with: compare-outputs SOURCE MODEL_DIR --save-traces DIR"
+            " (the original's is in DIR/reference).",
+        ) from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path / _INDEX} cannot be read: {error}") from error
+    try:
+        if index["schema_version"] != SCHEMA_VERSION:
+            raise InputError(
+                f"{path} has schema version {index['schema_version']}; this release reads {SCHEMA_VERSION}."
+            )
+        tensors = tuple(
+            TracedTensor(
+                name=entry["name"],
+                original_name=entry.get("original_name", entry["name"]),
+                dims=tuple(entry["dims"]),
+                file=entry["file"],
+                hidden_below=entry.get("hidden_below"),
+            )
+            for entry in index["tensors"]
+        )
+        arrays = {name: _load_npy(path, file) for name, file in index["inputs"].items()}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path / _INDEX} is not the index of a trace: {error!r}") from error
+    return Trace(path, tensors, Inputs.from_arrays(arrays, origin=str(path)), index.get("metadata", {}))
+
+
+def _load_npy(root: Path, file: str) -> np.ndarray:
+    target = root / file
+    if not target.resolve().is_relative_to(root.resolve()):
+        raise InputError(f"{root}: the index names {file}, which lies outside the trace.")
+    try:
+        array: np.ndarray = np.load(target, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{target} is not a NumPy array that can be read: {error}") from error
+    return array

@@ -1,0 +1,253 @@
+"""The two calls behind `compare-outputs`: run the original, and compare a port with it."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from porting import __version__
+from porting.checkpoint import Checkpoint, open_checkpoint
+from porting.compare import Comparison, TensorComparison, compare_traces
+from porting.convert import plan_conversion, resolve_config
+from porting.errors import InputError
+from porting.inputs import DEFAULT_RANDOM, Inputs, random_inputs, read_inputs
+from porting.model_dir import load_model, read_config, weight_files
+from porting.port import Port, port_named
+from porting.references.process import run_in_process
+from porting.report import write_reports
+from porting.trace import Trace, TraceWriter, read_trace
+
+if TYPE_CHECKING:
+    import torch
+
+InputsLike = Inputs | Mapping[str, Any] | str | Path | None
+
+
+def run_reference(
+    source: str | Path,
+    inputs: InputsLike = None,
+    *,
+    config: str | Path | None = None,
+    seed: int = 0,
+    save_to: str | Path | None = None,
+) -> Trace:
+    """Run the original implementation on a checkpoint, in a process of its own.
+
+    Example:
+        trace = run_reference("model.ckpt-1000", {"inputs": [[5, 6, 1]], "targets": [[7, 1, 0]]})
+        trace["logits"]     # float32 [batch, length, vocab]
+
+    Args:
+        source: a checkpoint prefix, or the directory that holds it.
+        inputs: an `Inputs`, a mapping with `inputs` and `targets` (ints, [batch, length] each), or an .npz
+            or .json file of them; by default random ids, with padding and beyond the last bucket.
+        config: as in `convert_checkpoint`.
+        seed: of the random ids.
+        save_to: where to write the trace; by default a temporary directory that lives as long as the trace.
+
+    Raises:
+        CheckpointError, ConfigError, MappingError: the checkpoint cannot be used; see `convert_checkpoint`.
+        InputError: the inputs cannot be used.
+        ReferenceRunError: the original cannot be run here, or failed.
+    """
+    checkpoint = open_checkpoint(source)
+    port, resolved = resolve_config(checkpoint, config)
+    plan_conversion(port, resolved.config, checkpoint)  # says clearly what the original would stumble over
+    vocab_size = port.vocabulary(resolved.config)
+    ids = as_inputs(inputs, vocab_size, seed)
+    ids.check_vocabulary(vocab_size)
+    text = resolved.original_text or port.reference_config(resolved.config, list(checkpoint.tensors))
+    with tempfile.TemporaryDirectory(prefix="porting-inputs-") as folder:
+        TraceWriter(Path(folder), ids).close({})
+        kept = tempfile.TemporaryDirectory(prefix="porting-trace-") if save_to is None else None
+        target = Path(kept.name) if kept else Path(str(save_to))
+        TraceWriter(target, ids)  # fails here, clearly, rather than in the other process
+        run_in_process(
+            port.reference,
+            {
+                "checkpoint": str(checkpoint.path.resolve()),
+                "gin": text,
+                "vocab_size": vocab_size,
+                "inputs": folder,
+                "trace": str(target.resolve()),
+                "metadata": {
+                    "port": port.name,
+                    "config": port.config_to_json(resolved.config),
+                    "config_origin": resolved.origin,
+                    "checkpoint": _checkpoint_facts(checkpoint),
+                },
+            },
+        )
+    trace = read_trace(target)
+    return Trace(trace.path, trace.tensors, trace.inputs, trace.metadata, kept)
+
+
+def compare_outputs(
+    reference: str | Path | Trace,
+    model: str | Path | torch.nn.Module,
+    inputs: InputsLike = None,
+    atol: float = 1e-3,
+    *,
+    config: str | Path | None = None,
+    seed: int = 0,
+    report_dir: str | Path | None = None,
+    save_traces: str | Path | None = None,
+    command: str = "",
+    on_stage: Callable[[str], None] = lambda _stage: None,
+    on_row: Callable[[TensorComparison], None] = lambda _row: None,
+) -> Comparison:
+    """Run the original and the port on the same input IDs and compare every tensor in between.
+
+    Example:
+        comparison = compare_outputs("model.ckpt-1000", "model_dir")
+        comparison.status              # "match"
+        comparison.first_divergence    # None, or which tensor, where, and by how much
+
+    Args:
+        reference: a checkpoint (the original is run on it), or a trace, or a trace's directory.
+        model: a model directory (run in float32), or a live module, which is run as it is.
+        inputs: as in `run_reference`; with a trace, by default the trace's own.
+        atol: largest absolute difference that counts as a match.
+        config, seed: as in `run_reference`.
+        report_dir: where to write the reports; None writes none.
+        save_traces: keep both traces, in `reference` and `port` under this directory.
+        command: the command line, for the report.
+        on_stage, on_row: called as things happen, for progress.
+
+    Raises:
+        PortingError: something cannot be used; see `run_reference` and `load_model`.
+    """
+    if not atol >= 0:
+        raise InputError(f"The tolerance must be a number of at least 0, not {atol}.")
+    # The model first: loading it takes a second, running the original takes long.
+    module, model_facts = _load(model)
+    trace = _reference_trace(reference, inputs, config, seed, save_traces, on_stage)
+    given = None if inputs is None else as_inputs(inputs, 0, seed)
+    if given is not None and not _same_inputs(given, trace.inputs):
+        raise InputError("The inputs given are not those that the reference trace was made with.")
+    port = _port_of(trace, model)
+    port_config = _config_of(port, module, trace)
+    trace.inputs.check_vocabulary(port.vocabulary(port_config))
+
+    from porting.capture import capture
+
+    on_stage("running the port")
+    port_trace = capture(
+        module,
+        trace.inputs,
+        port.taps(port_config),
+        port.run,
+        path=Path(save_traces) / "port" if save_traces is not None else None,
+        metadata={"port": port.name, "model": model_facts},
+    )
+    on_stage("comparing")
+    comparison = compare_traces(
+        trace,
+        port_trace,
+        atol,
+        provenance={
+            "made": datetime.now(UTC).isoformat(timespec="seconds"),
+            "command": command,
+            "porting": __version__,
+            "platform": f"{platform.system()} {platform.machine()}, Python {sys.version.split()[0]}",
+            "reference": dict(trace.metadata),
+            "port": dict(port_trace.metadata),
+            "inputs": _input_facts(trace.inputs),
+        },
+        on_row=on_row,
+    )
+    if report_dir is None:
+        return comparison
+    name = Path(model).resolve().name if isinstance(model, str | Path) else type(model).__name__
+    return write_reports(comparison, Path(report_dir), name)
+
+
+def as_inputs(inputs: InputsLike, vocab_size: int, seed: int) -> Inputs:
+    """Whatever was given as inputs, as Inputs. None: random ids."""
+    if inputs is None:
+        return random_inputs(vocab_size, *DEFAULT_RANDOM, seed)
+    if isinstance(inputs, Inputs):
+        return inputs
+    if isinstance(inputs, str | Path):
+        return read_inputs(inputs)
+    return Inputs.from_arrays(inputs)
+
+
+def _load(model: Any) -> tuple[Any, dict[str, Any]]:
+    import torch
+
+    if isinstance(model, torch.nn.Module):
+        return model, {"class": type(model).__name__}
+    path = Path(model)
+    module = load_model(path, dtype=torch.float32)
+    files = {file.name: _sha256(file) for file in (path / "config.json", *weight_files(path))}
+    return module, {"directory": path.name, "sha256": files}
+
+
+def _reference_trace(
+    reference: str | Path | Trace,
+    inputs: InputsLike,
+    config: str | Path | None,
+    seed: int,
+    save_traces: str | Path | None,
+    on_stage: Callable[[str], None],
+) -> Trace:
+    if isinstance(reference, Trace):
+        return reference
+    if (Path(reference) / "trace.json").is_file():
+        return read_trace(reference)
+    on_stage("running the original")
+    save_to = Path(save_traces) / "reference" if save_traces is not None else None
+    return run_reference(reference, inputs, config=config, seed=seed, save_to=save_to)
+
+
+def _port_of(trace: Trace, model: Any) -> Port:
+    if "port" in trace.metadata:
+        return port_named(str(trace.metadata["port"]))
+    if isinstance(model, str | Path):
+        return read_config(Path(model))[0]
+    raise InputError("The reference trace does not say which port it belongs to (metadata: port).")
+
+
+def _config_of(port: Port, module: Any, trace: Trace) -> Any:
+    """The module's own configuration where it has one, else the reference's."""
+    own = getattr(module, "config", None)
+    to_json = getattr(own, "to_json", None) or getattr(own, "to_dict", None)
+    content = to_json() if callable(to_json) else trace.metadata.get("config")
+    if not isinstance(content, Mapping):
+        raise InputError("Neither the model nor the reference trace has a configuration.")
+    return port.config_from_json(content)
+
+
+def _same_inputs(one: Inputs, other: Inputs) -> bool:
+    ours, theirs = one.arrays(), other.arrays()
+    return ours.keys() == theirs.keys() and all(np.array_equal(ours[k], theirs[k]) for k in ours)
+
+
+def _checkpoint_facts(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The index's hash identifies the contents: it holds every tensor's own checksum."""
+    index = checkpoint.files[0]
+    return {"name": checkpoint.path.name, "format": checkpoint.format, "sha256": {index.name: _sha256(index)}}
+
+
+def _input_facts(inputs: Inputs) -> dict[str, Any]:
+    arrays = inputs.arrays()
+    return {
+        "origin": inputs.origin,
+        "shapes": {name: list(array.shape) for name, array in arrays.items()},
+        "sha256": {name: hashlib.sha256(array.tobytes()).hexdigest() for name, array in arrays.items()},
+        "ids": {name: array.tolist() for name, array in arrays.items()},
+    }
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
