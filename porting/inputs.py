@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,7 @@ class Inputs:
         Raises:
             InputError: something is missing, not integral, or not [batch, length] with one batch size.
         """
+        arrays = {name: value for name, value in arrays.items() if value is not None}
         unknown = sorted(set(arrays) - set(FIELDS))
         missing = [name for name in ("inputs", "targets") if name not in arrays]
         if unknown or missing:
@@ -53,7 +55,7 @@ class Inputs:
                 + [Problem(name, f"one of {', '.join(FIELDS)}", "another name") for name in unknown],
             )
         problems: list[Problem] = []
-        checked = {name: _ids(name, value, problems) for name, value in arrays.items() if value is not None}
+        checked = {name: _ids(name, value, problems) for name, value in arrays.items()}
         if problems:
             raise InputError(f"The inputs ({origin}) cannot be used.", problems=problems)
         for name, like in (
@@ -127,7 +129,7 @@ def read_inputs(path: str | Path) -> Inputs:
             raise InputError(f"{path} is a single array; give an .npz with inputs and targets.")
         with archive:
             return Inputs.from_arrays(dict(archive.items()), origin=str(path))
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(
             f"The inputs in {path} cannot be read: {error}",
             remedy="Give an .npz or .json with integer arrays `inputs` and `targets`, [batch, length] each.",

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -176,20 +177,29 @@ def read_trace(path: str | Path) -> Trace:
             raise InputError(
                 f"{path} has schema version {index['schema_version']}; this release reads {SCHEMA_VERSION}."
             )
-        tensors = tuple(
-            TracedTensor(
-                name=entry["name"],
-                original_name=entry.get("original_name", entry["name"]),
-                dims=tuple(entry["dims"]),
-                file=entry["file"],
-                hidden_below=entry.get("hidden_below"),
-            )
-            for entry in index["tensors"]
-        )
+        tensors = tuple(_entry(entry) for entry in index["tensors"])
         arrays = {name: _load_npy(path, file) for name, file in index["inputs"].items()}
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path / _INDEX} is not the index of a trace: {error!r}") from error
+    repeated = [name for name, times in Counter(tensor.name for tensor in tensors).items() if times > 1]
+    if repeated:
+        raise InputError(f"{path / _INDEX} names tensors more than once: {', '.join(repeated)}.")
     return Trace(path, tensors, Inputs.from_arrays(arrays, origin=str(path)), index.get("metadata", {}))
+
+
+def _entry(entry: Mapping[str, Any]) -> TracedTensor:
+    """One item of the index. Raises KeyError, TypeError or AttributeError if it is not one."""
+    hidden_below = entry.get("hidden_below")
+    texts = (entry["name"], entry["file"], *entry["dims"])
+    if not all(isinstance(text, str) for text in texts) or not isinstance(hidden_below, float | int | None):
+        raise TypeError(f"{dict(entry)}")
+    return TracedTensor(
+        name=entry["name"],
+        original_name=str(entry.get("original_name", entry["name"])),
+        dims=tuple(entry["dims"]),
+        file=entry["file"],
+        hidden_below=hidden_below,
+    )
 
 
 def _load_npy(root: Path, file: str) -> np.ndarray:
@@ -197,7 +207,10 @@ def _load_npy(root: Path, file: str) -> np.ndarray:
     if not target.resolve().is_relative_to(root.resolve()):
         raise InputError(f"{root}: the index names {file}, which lies outside the trace.")
     try:
-        array: np.ndarray = np.load(target, mmap_mode="r", allow_pickle=False)
+        array = np.load(target, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise InputError(f"{target} is not a NumPy array that can be read: {error}") from error
+    # An archive of arrays, text, and bfloat16 (which NumPy files keep as raw bytes) are no numbers to compare.
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
+        raise InputError(f"{target} is not a NumPy array of numbers; save it as float32.")
     return array

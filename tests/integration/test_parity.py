@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -174,4 +175,22 @@ def test_the_original_is_rebuilt_when_its_config_is_lost(
     with_config = convert_checkpoint(source, tmp_path / "other", dry_run=True)
     assert conversion.config == with_config.config
     comparison = compare_outputs(tmp_path, tmp_path / "model", atol=ATOL)
+    assert comparison.status == "match", comparison.first_divergence
+
+
+def test_a_published_operative_config_builds_the_original(
+    make_checkpoint: MakeCheckpoint, tmp_path: Path
+) -> None:
+    """Google's own file, with all that it binds and imports besides the model; only its weights are ours."""
+    published = Path(__file__).parents[2].parent / "shared" / "data" / "mtf_tiny_t5" / "operative_config.gin"
+    if not published.exists():
+        pytest.skip("mtf_tiny_t5 is not beside the repository")
+    sizes = ("d_model = 32", "d_ff = 64", "d_kv = 64", "num_heads = 2", "num_layers = 2")
+    source = shutil.copytree(
+        make_checkpoint(files=V1_1, overrides=sizes, vocab_size=32100), tmp_path / "ours"
+    )
+    shutil.copyfile(published, source / "operative_config.gin")
+    conversion = convert_checkpoint(source, tmp_path / "model")
+    assert conversion.config["vocab_size"] == 32128
+    comparison = compare_outputs(source, tmp_path / "model", atol=ATOL)
     assert comparison.status == "match", comparison.first_divergence

@@ -76,8 +76,17 @@ class T5Config:
             problems.append(Problem("feed_forward_proj", f"one of {known}", repr(self.feed_forward_proj)))
         if repr(self.tie_word_embeddings) not in ("True", "False"):
             problems.append(Problem("tie_word_embeddings", "true or false", repr(self.tie_word_embeddings)))
+        if not problems:
+            problems += self._bucket_problems()
         if problems:
             raise ConfigError("This is not the configuration of a T5.", problems=problems)
+
+    def _bucket_problems(self) -> list[Problem]:
+        """Half of the buckets (a quarter, in both directions) hold one distance each; see Mesh's function."""
+        if 4 <= self.relative_attention_num_buckets < 2 * self.relative_attention_max_distance:
+            return []
+        expected = f"4 to {2 * self.relative_attention_max_distance - 1} (below twice the largest distance)"
+        return [Problem("relative_attention_num_buckets", expected, f"{self.relative_attention_num_buckets}")]
 
     @property
     def is_gated(self) -> bool:

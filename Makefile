@@ -1,0 +1,35 @@
+# make demo: a checkpoint of the original code, converted, compared with the running original, and tried out.
+# make test: everything that CI checks.
+# Both do all their set-up in $(VENV); Python 3.11 or later and pip are enough.
+
+PYTHON ?= python3
+VENV ?= .venv
+RUN = $(VENV)/bin/python
+READY = $(VENV)/.installed
+
+.PHONY: demo test test-slow check clean
+
+demo: $(READY)
+	$(RUN) -m demo.run
+
+test: check
+	$(RUN) -m pytest -m "not slow"
+
+test-slow: $(READY)
+	$(RUN) -m pytest -m slow
+
+check: $(READY)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+# The t5 package is installed for the published gin files alone; its dependencies are not needed.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[mesh,test,dev]'
+	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps t5
+	@touch $(READY)
+
+clean:
+	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis
