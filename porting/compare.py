@@ -52,7 +52,7 @@ class TensorComparison:
     note: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """A row of the `tensors` list. Numbers that JSON cannot say are null."""
+        """A row of the `tensors` list, and `first_divergence`. Numbers that JSON cannot say are null."""
         return {
             "name": self.name,
             "reference_name": self.reference_name,
@@ -61,38 +61,16 @@ class TensorComparison:
             "max_abs_diff": _finite(self.max_abs_diff),
             "mean_abs_diff": _finite(self.mean_abs_diff),
             "max_rel_diff": _finite(self.max_rel_diff),
+            "index": list(self.index),
+            "reference": _finite(self.reference),
+            "port": _finite(self.port),
             "status": self.status,
             **({"note": self.note} if self.note else {}),
         }
 
-
-@dataclass(frozen=True)
-class Divergence:
-    """The first tensor beyond the tolerance: where in it the difference is largest, and by how much."""
-
-    name: str
-    reference_name: str
-    index: tuple[int, ...]
-    dims: tuple[str, ...]
-    reference: float
-    port: float
-    max_abs_diff: float
-    max_rel_diff: float
-    note: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        """The `first_divergence` object."""
-        return {
-            "name": self.name,
-            "reference_name": self.reference_name,
-            "index": list(self.index),
-            "dims": list(self.dims),
-            "reference": _finite(self.reference),
-            "port": _finite(self.port),
-            "max_abs_diff": _finite(self.max_abs_diff),
-            "max_rel_diff": _finite(self.max_rel_diff),
-            **({"note": self.note} if self.note else {}),
-        }
+    def __getitem__(self, key: str) -> Any:
+        """`row["name"]`: the same as in the JSON."""
+        return self.to_json()[key]
 
 
 @dataclass(frozen=True)
@@ -120,22 +98,9 @@ class Comparison:
     reports: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def first_divergence(self) -> Divergence | None:
+    def first_divergence(self) -> TensorComparison | None:
         """The first tensor, in the original's order, that is beyond the tolerance."""
-        row = next((row for row in self.tensors if row.status == DIVERGED), None)
-        if row is None:
-            return None
-        return Divergence(
-            name=row.name,
-            reference_name=row.reference_name,
-            index=row.index,
-            dims=row.dims,
-            reference=row.reference,
-            port=row.port,
-            max_abs_diff=row.max_abs_diff,
-            max_rel_diff=row.max_rel_diff,
-            note=row.note,
-        )
+        return next((row for row in self.tensors if row.status == DIVERGED), None)
 
     @property
     def worst(self) -> TensorComparison | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 from porting.errors import ConfigError
@@ -124,7 +125,8 @@ def _bindings(path: Path, chain: tuple[Path, ...]) -> Iterator[Binding]:
                 if included in chain:
                     raise ConfigError(f"{path} includes {statement.filename}, which includes it in turn.")
                 yield from _bindings(included, (*chain, included))
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+    # TypeError: a key that cannot be one, such as {[1]: 2}.
+    except (SyntaxError, TokenError, TypeError, ValueError, RecursionError, MemoryError) as error:
         raise ConfigError(
             f"{path} is not a gin file that can be read: {error}",
             remedy="Give an operative_config.gin, or a config.json.",

@@ -88,6 +88,8 @@ def write_shard(path: Path, specs: Sequence[TensorSpec], arrays: Iterator[np.nda
         file.write(len(encoded).to_bytes(8, "little") + encoded)
         for spec in specs:
             _write_array(file, spec, next(arrays))
+        if next(arrays, None) is not None:  # lets a generator finish, too
+            raise AssertionError(f"more arrays than the {len(specs)} tensors of {path.name}")
         file.flush()
         os.fsync(file.fileno())
 
@@ -284,4 +286,6 @@ def _state_problems(state: Mapping[str, torch.Tensor], wanted: Mapping[str, Shap
             problems.append(Problem(name, "no such tensor", f"one of shape {shape}"))
         elif shape != wanted[name]:
             problems.append(Problem(name, f"shape {wanted[name]}", f"{shape}"))
+        elif not tensor.is_floating_point():
+            problems.append(Problem(name, "floating-point numbers", f"{tensor.dtype}"))
     return problems

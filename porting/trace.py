@@ -11,6 +11,7 @@ trace.json:
 
     {"schema_version": 1,
      "inputs": {"inputs": "inputs/inputs.npy", "targets": "inputs/targets.npy"},
+     "inputs_origin": "random 3x160, seed 0",
      "tensors": [{"name": "encoder.final_layer_norm", "original_name": "encoder/rms_norm",
                   "dims": ["batch", "length", "d_model"], "file": "tensors/00000.npy",
                   "hidden_below": null}],
@@ -146,6 +147,7 @@ class TraceWriter:
         index = {
             "schema_version": SCHEMA_VERSION,
             "inputs": files,
+            "inputs_origin": self._inputs.origin,
             "tensors": [asdict(tensor) for tensor in self._tensors],
             "metadata": dict(metadata),
         }
@@ -184,7 +186,8 @@ def read_trace(path: str | Path) -> Trace:
     repeated = [name for name, times in Counter(tensor.name for tensor in tensors).items() if times > 1]
     if repeated:
         raise InputError(f"{path / _INDEX} names tensors more than once: {', '.join(repeated)}.")
-    return Trace(path, tensors, Inputs.from_arrays(arrays, origin=str(path)), index.get("metadata", {}))
+    inputs = Inputs.from_arrays(arrays, origin=str(index.get("inputs_origin", path)))
+    return Trace(path, tensors, inputs, index.get("metadata", {}))
 
 
 def _entry(entry: Mapping[str, Any]) -> TracedTensor:
@@ -210,7 +213,7 @@ def _load_npy(root: Path, file: str) -> np.ndarray:
         array = np.load(target, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise InputError(f"{target} is not a NumPy array that can be read: {error}") from error
-    # An archive of arrays, text, and bfloat16 (which NumPy files keep as raw bytes) are no numbers to compare.
+    # No numbers to compare: archives of arrays, text, and bfloat16 (raw bytes in a NumPy file).
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
         raise InputError(f"{target} is not a NumPy array of numbers; save it as float32.")
     return array

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import platform
 import sys
 import tempfile
@@ -125,7 +126,7 @@ def compare_outputs(
     Raises:
         PortingError: something cannot be used; see `run_reference` and `load_model`.
     """
-    if not atol >= 0:
+    if not 0 <= atol < math.inf:
         raise InputError(f"The tolerance must be a number of at least 0, not {atol}.")
     # The model first: loading it takes a second, running the original takes long.
     module, model_facts = _load(model)

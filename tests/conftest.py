@@ -12,6 +12,7 @@ import pytest
 from hypothesis import settings
 
 from porting.inputs import Inputs
+from tests.traces import TraceMaker
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 # Real checkpoints and recorded runs; not part of a clone.
@@ -53,3 +54,9 @@ def run_python() -> RunPython:
 @pytest.fixture
 def small_inputs() -> Inputs:
     return Inputs.from_arrays({"inputs": [[5, 6, 7, 1], [8, 1, 0, 0]], "targets": [[9, 4, 1], [3, 1, 0]]})
+
+
+@pytest.fixture
+def traces(tmp_path: Path) -> TraceMaker:
+    """`traces([T(...)])` is a trace; `traces.compare([T(...)], [T(...)])` is a comparison."""
+    return TraceMaker(tmp_path / "traces")

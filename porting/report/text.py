@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from porting.compare import DIVERGED, INCOMPLETE, MATCH, Comparison, Divergence
+from porting.compare import DIVERGED, INCOMPLETE, MATCH, Comparison, TensorComparison
 
 
 def verdict(comparison: Comparison) -> str:
@@ -26,7 +26,7 @@ def number(value: float) -> str:
     return f"{value:.3g}" if math.isfinite(value) else str(value)
 
 
-def place(divergence: Divergence) -> str:
-    """`[batch 1, length 0, heads 2]`."""
-    pairs = zip(divergence.dims, divergence.index, strict=False)
+def place(row: TensorComparison) -> str:
+    """Where the difference is largest: `[batch 1, length 0, heads 2]`."""
+    pairs = zip(row.dims, row.index, strict=False)
     return "[" + ", ".join(f"{name} {i}" for name, i in pairs) + "]"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -69,7 +70,7 @@ class T5Config:
             if type(value) not in (int, float) or not low <= value <= high:
                 problems.append(Problem(name, f"a number from {low} to {high}", repr(value)))
         denominator = 1.0 if self.loss_denominator is None else self.loss_denominator
-        if type(denominator) not in (int, float) or not denominator > 0:
+        if type(denominator) not in (int, float) or not 0 < denominator < math.inf:
             problems.append(Problem("loss_denominator", "null or a number above 0", repr(denominator)))
         if str(self.feed_forward_proj) not in FEED_FORWARD_ACTIVATIONS:
             known = ", ".join(FEED_FORWARD_ACTIVATIONS)

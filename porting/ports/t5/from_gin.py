@@ -130,7 +130,7 @@ def _check_layers(reader: _Reader, stack: str) -> None:
     if layers is None:  # a file that was written by hand, for defaults.gin to complete
         return
     kinds = []
-    for layer in layers:
+    for layer in _as_list(layers):
         parts = layer if isinstance(layer, list | tuple) else [layer]
         kinds += [part.name for part in parts if isinstance(part, Reference)]
         overrides = [part for part in parts if isinstance(part, dict) and part]
@@ -144,9 +144,15 @@ def _check_layers(reader: _Reader, stack: str) -> None:
         return  # legacy mode: Mesh ignores the lists of sublayers
     for parameter, wanted in _SUBLAYERS.items():
         found = reader.gin.get(stack, "LayerStack", parameter)
-        names = [part.name if isinstance(part, Reference) else repr(part) for part in found or wanted]
+        if found is None:
+            continue
+        names = [part.name if isinstance(part, Reference) else repr(part) for part in _as_list(found)]
         if [name for name in names if name != _DROPOUT] != [name for name in wanted if name != _DROPOUT]:
             reader.refuse(f"{stack}/LayerStack.{parameter}", " ".join(wanted), " ".join(names))
+
+
+def _as_list(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]
 
 
 def _norm_epsilon(reader: _Reader) -> Any:
@@ -161,9 +167,9 @@ def _dropout_rate(reader: _Reader) -> Any:
 
 def _feed_forward(reader: _Reader) -> str:
     value = reader.same("DenseReluDense", "activation", "relu")
-    names = [value] if isinstance(value, str) else list(value or [None])
+    names = [str(name) for name in _as_list(value)]
     gated = len(names) == 2 and names[1] == "linear"
-    activation = ACTIVATIONS.get(names[0])
+    activation = ACTIVATIONS.get(names[0]) if names else None
     name = f"gated-{activation}" if gated else f"{activation}"
     name = {"gated-gelu_new": "gated-gelu"}.get(name, name)
     if len(names) > 2 or (len(names) == 2 and not gated) or name not in FEED_FORWARD_ACTIVATIONS:

@@ -110,7 +110,10 @@ def softmax(scores: Tensor) -> Tensor:
     For a row whose every position is hidden, all scores are MASK_BIAS, and the logarithm of their number is
     lost in float32 beside it: every weight is 1, where torch.softmax gives 1/m.
     """
-    return (scores - scores.logsumexp(-1, keepdim=True)).exp()
+    # Tensor.logsumexp has the same value and, in such a row, not the original's gradient.
+    largest = scores.detach().amax(-1, keepdim=True)
+    total = (scores - largest).exp().sum(-1, keepdim=True)
+    return (scores - (total.log() + largest)).exp()
 
 
 @dataclass(frozen=True)
@@ -212,7 +215,8 @@ class T5Attention(nn.Module):
     ) -> Tensor:
         """softmax(q k^T + bias) v, all [b, h, ., k]. Fused, unless something listens inside."""
         if not (self.scores.hooked or self.weights.hooked):
-            mask = None if bias is None else bias.to(q.dtype)
+            # -inf, which float16 would make of the mask, gives NaN where everything is hidden
+            mask = None if bias is None else bias.clamp(min=torch.finfo(q.dtype).min).to(q.dtype)
             mean = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
             return mean if total_weight is None else mean * total_weight.to(mean.dtype)
         scores = q.float() @ k.float().transpose(-1, -2)  # [b, h, l, m], float32 as in the original

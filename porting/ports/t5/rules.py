@@ -63,7 +63,7 @@ def rules(config: T5Config, names: Sequence[str]) -> list[Rule | Drop]:
     for stack, kinds in BLOCK_LAYERS.items():
         table.append(Rule(rf"{stack}/{FINAL_NORM}/scale", f"{stack}.final_layer_norm.weight"))
         for index, kind in enumerate(kinds):
-            table.extend(_layer_rules(stack, index, kind, layer_scope(stack, index, kind, names)))
+            table.extend(_layer_rules(stack, index, kind, re.escape(layer_scope(stack, index, kind, names))))
     return table
 
 
@@ -94,5 +94,5 @@ def layer_scope(stack: str, index: int, kind: str, names: Sequence[str]) -> str:
     for name in names:
         match = re.match(rf"{stack}/block_\d+/([^/]+)/{kind}/", name)
         if match:
-            return re.escape(match[1])
+            return match[1]
     return f"layer_{index:03d}"
