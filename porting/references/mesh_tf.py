@@ -13,7 +13,7 @@ import os
 import re
 import sys
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -275,18 +275,3 @@ def _plain_execution(tf: Any) -> Any:
 def dimension_names(tensor: Any) -> tuple[str, ...]:
     """Names of an mtf.Tensor's dimensions, in its order."""
     return tuple(dim.name for dim in tensor.shape.dims)
-
-
-__all__: Sequence[str] = (
-    "Feed",
-    "Mesh",
-    "Recorder",
-    "Session",
-    "dimension_names",
-    "import_feed",
-    "import_mesh_tensorflow",
-    "parse_gin",
-    "replaced",
-)
-
-_ = Mapping

@@ -17,7 +17,9 @@ from torch import nn
 
 from porting import Inputs, compare_outputs, convert_checkpoint, load_model, run_reference
 from porting.cli import compare_outputs_command
-from porting.ports.t5 import model as t5
+from porting.ports.t5.attention import Visibility
+from porting.ports.t5.layers import RMSNorm, T5FeedForward
+from porting.ports.t5.model import Masks
 from tests.integration.conftest import V1_0, V1_1, MakeCheckpoint
 
 DECODER = "decoder.block.0.layer.0.SelfAttention"
@@ -94,13 +96,13 @@ def test_a_wrong_weight_is_named_by_the_command(
 
 def wrong_epsilon(model: nn.Module) -> None:
     for module in model.decoder.modules():
-        if isinstance(module, t5.RMSNorm):
+        if isinstance(module, RMSNorm):
             module.epsilon = 1e-2
 
 
 def exact_gelu(model: nn.Module) -> None:
     for module in model.modules():
-        if isinstance(module, t5.T5FeedForward):
+        if isinstance(module, T5FeedForward):
             module.act = nn.GELU()
 
 
@@ -108,13 +110,13 @@ def mask_off_by_one(model: nn.Module) -> None:
     """The decoder sees one position into the future."""
     original = model.decoder._masks
 
-    def masks(x: torch.Tensor, *args: object) -> t5.Masks:
+    def masks(x: torch.Tensor, *args: object) -> Masks:
         right = original(x, *args)
         shifted = right.itself.bias.clone()
         length = shifted.shape[-1]
         queries = torch.arange(length - 1)
         shifted[..., queries, queries + 1] = 0.0
-        return replace(right, itself=t5.Visibility(shifted))
+        return replace(right, itself=Visibility(shifted))
 
     model.decoder._masks = masks
 

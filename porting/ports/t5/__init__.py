@@ -4,7 +4,8 @@ config.py      the configuration, in transformers' terms
 from_gin.py    ... from Mesh's operative_config.gin, and back
 infer.py       ... from variables and shapes alone
 rules.py       variable names -> state-dict keys
-model.py       the PyTorch model; cache.py and generation.py decode with it
+model.py       the PyTorch model, made of layers.py and attention.py
+cache.py, generation.py, decode.py   decoding: the port, and the original
 taps.py        where the model is listened to
 reference.py   the original, built, tapped and run in the reference process
 port.py        all of it, as the core sees it

@@ -219,35 +219,31 @@ def _tap_dense(position: _Position, dense: Callable[..., Any]) -> Callable[..., 
 
 def _tap_stack(position: _Position, stack: str, layer_stack: Any) -> None:
     """Tap the layers of one stack: what goes into each, its norm, and the sum that leaves it."""
-    per_layer = sum(1 for layer in layer_stack.layers if _is_first_of_block(layer)) or 1
-    layers_in_block = len(layer_stack.layers) // per_layer
-    current: dict[str, str] = {"path": ""}
+    blocks = sum(type(layer).__name__ == "SelfAttention" for layer in layer_stack.layers)
+    layers_in_block = len(layer_stack.layers) // blocks
+    owner_of_norm = ""  # the layer that a norm belongs to, or the stack's end
 
-    for number, layer in enumerate(layer_stack.layers):
-        path = f"{stack}.block.{number // layers_in_block}.layer.{number % layers_in_block}"
-        layer.call = _tap_layer(position, path, type(layer).__name__, layer.call)
+    def path_of(number: int) -> str:
+        return f"{stack}.block.{number // layers_in_block}.layer.{number % layers_in_block}"
 
     def tap_norm(sublayer: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(sublayer)
         def wrapped(x: Any, stack_object: Any, context: Any) -> Any:
             result = sublayer(x, stack_object, context)
             if "norm" in sublayer.__name__:
-                position.absolute(f"{current['path']}layer_norm", sublayer.__name__, result)
+                position.absolute(f"{owner_of_norm}layer_norm", sublayer.__name__, result)
             return result
 
         return wrapped
 
-    layer_stack._sublayers_per_layer = [tap_norm(s) for s in layer_stack._sublayers_per_layer]
-    layer_stack._sublayers_final = [tap_norm(s) for s in layer_stack._sublayers_final]
-
     layer_fn, call = layer_stack._layer_fn, layer_stack.call
 
     def tapped_layer_fn(x: Any, layer: Any, context: Any) -> Any:
-        number = context.layer_index
-        path = f"{stack}.block.{number // layers_in_block}.layer.{number % layers_in_block}"
-        current["path"] = f"{path}."
+        nonlocal owner_of_norm
+        path = path_of(context.layer_index)
+        owner_of_norm = f"{path}."
         result = layer_fn(x, layer, context)
-        current["path"] = f"{stack}.final_"
+        owner_of_norm = f"{stack}.final_"
         position.absolute(path, "residual", result)
         return result
 
@@ -257,15 +253,17 @@ def _tap_stack(position: _Position, stack: str, layer_stack: Any) -> None:
         position.absolute(stack, "output", result)
         return result
 
+    for number, layer in enumerate(layer_stack.layers):
+        layer.call = _tap_layer(position, path_of(number), type(layer).__name__, layer.call)
+    layer_stack._sublayers_per_layer = [tap_norm(s) for s in layer_stack._sublayers_per_layer]
+    layer_stack._sublayers_final = [tap_norm(s) for s in layer_stack._sublayers_final]
     layer_stack._layer_fn = tapped_layer_fn
     layer_stack.call = tapped_call
 
 
-def _is_first_of_block(layer: Any) -> bool:
-    return type(layer).__name__ == "SelfAttention"
-
-
 def _tap_layer(position: _Position, path: str, kind: str, call: Callable[..., Any]) -> Callable[..., Any]:
+    """Record what goes into a layer, and let what it computes inside be recorded under its path."""
+
     def wrapped(context: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
         position.absolute(f"{path}.mask_padding", "input", x)
         position.path = f"{path}.{kind}"

@@ -11,7 +11,7 @@ from porting.ports.t5.config import T5Config
 from porting.tap import Tap
 
 HIDDEN = "batch length d_model"
-# Scores of hidden positions are around -1e9 (see MASK_BIAS in model.py), where float32 has no digits left.
+# Scores of hidden positions are around -1e9 (MASK_BIAS in attention.py): float32 has no digits left there.
 MASKED_BELOW = -1e8
 
 

@@ -13,8 +13,9 @@ from torch import Tensor
 from transformers.models.t5.modeling_t5 import T5Attention as TheirAttention
 
 from porting.capture import listening
+from porting.ports.t5.attention import relative_position_bucket, softmax
 from porting.ports.t5.config import T5Config
-from porting.ports.t5.model import T5Model, relative_position_bucket, shift_right, softmax
+from porting.ports.t5.model import T5Model, shift_right
 from porting.ports.t5.taps import taps
 from tests.ports.t5.conftest import MakeModel
 from tests.ports.t5.mesh_variables import SMALL, V1_1

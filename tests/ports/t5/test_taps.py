@@ -9,7 +9,7 @@ import torch
 from porting.capture import capture
 from porting.inputs import Inputs
 from porting.ports.t5.config import T5Config
-from porting.ports.t5.model import Tap as TapModule
+from porting.ports.t5.layers import Tap as TapModule
 from porting.ports.t5.port import run
 from porting.ports.t5.taps import taps
 from tests.ports.t5.conftest import MakeModel
