@@ -163,6 +163,7 @@ def test_what_is_not_finite_in_the_port_is_a_divergence(traces: TraceMaker, bad:
     comparison = traces.compare([T("x", right)], [T("x", wrong)], atol=1e30)
     assert comparison.status == "diverged"
     assert only(comparison).index == (1, 1)
+    assert only(comparison).max_abs_diff == INF
     first = strict_json(comparison)["first_divergence"]
     assert (first["port"], first["max_abs_diff"]) == (None, None)
     assert ("1 of 6 values of the port are NaN" in only(comparison).note) == np.isnan(bad)

@@ -159,6 +159,13 @@ def test_files_that_include_each_other_are_refused(tmp_path: Path, chain: list[s
         read_gin(tmp_path / "a.gin")
 
 
+def test_a_loop_further_down_is_refused_by_its_own_files(tmp_path: Path) -> None:
+    (tmp_path / "a.gin").write_text("include 'b.gin'")
+    (tmp_path / "b.gin").write_text("include 'b.gin'")
+    with pytest.raises(ConfigError, match=r"b\.gin includes b\.gin, which includes it in turn"):
+        read_gin(tmp_path / "a.gin")
+
+
 def test_a_missing_include_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.gin").write_text("include 'nowhere/defaults.gin'")
     with pytest.raises(ConfigError, match=r"a\.gin includes nowhere/defaults\.gin") as caught:

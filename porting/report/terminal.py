@@ -1,8 +1,8 @@
-"""The first screen: five lines that a tired person can read."""
+"""The first screen: a few lines that a tired person can read, none wider than a terminal need be."""
 
 from __future__ import annotations
 
-from porting.compare import Comparison
+from porting.compare import Comparison, TensorComparison
 from porting.report.text import number, place, verdict
 
 _SHOWN_NAMES = 6
@@ -13,12 +13,7 @@ def summary_lines(comparison: Comparison) -> list[str]:
     lines = [verdict(comparison)]
     first, worst = comparison.first_divergence, comparison.worst
     if first:
-        lines.append(f"First divergence: {first.name}  (original: {first.reference_name})")
-        values = f"original {number(first.reference)}, port {number(first.port)}"
-        where = f"  at {place(first)}: {values}; " if first.index else "  "
-        lines.append(
-            f"{where}difference {number(first.max_abs_diff)}{', ' + first.note if first.note else ''}"
-        )
+        lines += _where(first)
     if worst:
         lines.append(f"Largest difference: {number(worst.max_abs_diff)} in {worst.name}")
     for side, names in (
@@ -30,4 +25,17 @@ def summary_lines(comparison: Comparison) -> list[str]:
             lines.append(f"Only in the {side}: {', '.join(names[:_SHOWN_NAMES])}{more}")
     if comparison.reports:
         lines.append(f"Report: {comparison.reports.get('markdown', '')}")
+    return lines
+
+
+def _where(row: TensorComparison) -> list[str]:
+    """Which tensor, where in it, and by how much."""
+    lines = [f"First divergence: {row.name}", f"  in the original: {row.reference_name}"]
+    if row.note:
+        lines.append(f"  {row.note}")
+    if row.index:
+        lines.append(f"  largest at {place(row)}")
+    if row.index or not row.note:
+        values = f"original {number(row.reference)}, port {number(row.port)}"
+        lines.append(f"  {values}, difference {number(row.max_abs_diff)}")
     return lines
