@@ -132,7 +132,7 @@ class T5Config:
         # transformers 5 writes `true` for every T5 and keeps what was meant in this flag.
         if content.get("scale_decoder_outputs") is False:
             values["tie_word_embeddings"] = False
-        missing = [name for name in _REQUIRED if name not in values]
+        missing = [name for name in REQUIRED if name not in values]
         if missing:
             raise ConfigError(
                 "The config.json lacks what a T5 needs.",
@@ -141,9 +141,9 @@ class T5Config:
         return cls(**values)
 
 
-_REQUIRED = ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads")
+REQUIRED = ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads")
 _POSITIVE_INTEGERS = (
-    *_REQUIRED,
+    *REQUIRED,
     "num_decoder_layers",
     "relative_attention_num_buckets",
     "relative_attention_max_distance",

@@ -20,7 +20,7 @@ from porting.ports.t5.rules import BLOCK_LAYERS, is_weight, layer_scope
 ACTIVATIONS = {"relu": "relu", "gelu": "gelu_new", "swish": "silu"}
 STACKS = ("encoder", "decoder")
 
-# scope, configurable, parameter -> the value that T5 computes with (also Mesh's default).
+# configurable, parameter, and the value that T5 computes with (also Mesh's default).
 _FIXED: tuple[tuple[str, str, Any], ...] = (
     ("SelfAttention", "num_memory_heads", 0),
     ("SelfAttention", "shared_kv", False),
@@ -37,6 +37,8 @@ _FIXED: tuple[tuple[str, str, Any], ...] = (
     ("Unitransformer", "loss_fn", None),
     ("make_layer_stack", "block_scope", True),
     ("VocabEmbedding", "scale_variable_like_classifier_weights", False),
+)
+_FIXED_OUTSIDE_STACKS: tuple[tuple[str, str, Any], ...] = (
     ("Bitransformer", "shared_embedding", True),
     ("unit_scaling_convention", "value", False),
     ("make_bitransformer", "encoder_name", "encoder"),
@@ -97,6 +99,10 @@ def config_from_gin(path: Path, vocab_size: int) -> T5Config:
             value = gin.get(stack, configurable, parameter, default)
             if value != wanted:
                 reader.refuse(f"{stack}/{configurable}.{parameter}", repr(wanted), repr(value))
+    for configurable, parameter, wanted in _FIXED_OUTSIDE_STACKS:
+        value = gin.get("", configurable, parameter, wanted)
+        if value != wanted:
+            reader.refuse(f"{configurable}.{parameter}", repr(wanted), repr(value))
     for stack in STACKS:
         _check_layers(reader, stack)
     config = {

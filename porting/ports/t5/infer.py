@@ -77,9 +77,10 @@ def infer_config(shapes: Mapping[str, Shape]) -> ResolvedConfig:
             f"{'gated' if gated else 'single'} feed-forward projection",
         ),
         assumed=(
-            f"activation {activation}: override with feed_forward_proj in a config.json given by --config",
+            f"activation {activation}: override with --config FILE.json that holds"
+            ' {"feed_forward_proj": "gated-silu"}, say',
             "layer_norm_epsilon 1e-06, relative_attention_max_distance 128, dropout_rate 0.1 (training only):"
-            " override in the same way",
+            " override them in the same way",
         ),
     )
 

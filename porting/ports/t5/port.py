@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from porting.errors import ConfigError, Problem
 from porting.mapping import Shape
 from porting.port import Port, ResolvedConfig
-from porting.ports.t5.config import T5Config
+from porting.ports.t5.config import REQUIRED, T5Config
 from porting.ports.t5.from_gin import config_from_gin, gin_from_config
 from porting.ports.t5.infer import infer_config
 from porting.ports.t5.rules import recognises, rules
@@ -23,9 +24,18 @@ if TYPE_CHECKING:
 
 
 def read_config(path: Path, shapes: Mapping[str, Shape]) -> ResolvedConfig:
-    """From an `operative_config.gin` or a `config.json` (by the ending of its name)."""
+    """From an `operative_config.gin` or a `config.json` (by the ending of its name).
+
+    What a config.json leaves open is inferred from the variables, so that one line is enough to override an
+    assumption: {"feed_forward_proj": "gated-silu"}.
+    """
     if path.suffix == ".json":
-        return ResolvedConfig(T5Config.from_json(_read_json(path)), origin=str(path))
+        content = _read_json(path)
+        if all(name in content for name in REQUIRED):
+            return ResolvedConfig(T5Config.from_json(content), origin=str(path))
+        inferred = infer_config(shapes)
+        config = T5Config.from_json({**inferred.config.to_json(), **content})
+        return replace(inferred, config=config, origin=f"{path}, the rest {inferred.origin}", assumed=())
     embedding = shapes.get("shared/embedding")
     if embedding is None or len(embedding) != 2:
         found = "no such variable" if embedding is None else f"shape {embedding}"

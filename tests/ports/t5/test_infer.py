@@ -7,6 +7,7 @@ import pytest
 
 from porting.checkpoint import open_checkpoint
 from porting.errors import ConfigError
+from porting.ports.t5 import PORT
 from porting.ports.t5.config import T5Config
 from porting.ports.t5.infer import infer_config
 from tests.ports.t5.mesh_variables import SMALL, V1_1, mesh_shapes
@@ -55,6 +56,15 @@ def test_gates_and_outputs_of_their_own_are_seen() -> None:
     assert "output of its own (decoder/logits)" in resolved.inferred
     assert "gated feed-forward projection" in resolved.inferred
     assert "activation gelu (tanh)" in resolved.assumed[0]
+
+
+def test_one_line_of_json_overrides_an_assumption(tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    file.write_text('{"feed_forward_proj": "gated-silu", "layer_norm_epsilon": 1e-5}')
+    resolved = PORT.read_config(file, mesh_shapes(V1_1))
+    inferred = infer_config(mesh_shapes(V1_1)).config
+    assert resolved.config == replace(inferred, feed_forward_proj="gated-silu", layer_norm_epsilon=1e-5)
+    assert resolved.origin == f"{file}, the rest inferred from the variables and their shapes"
 
 
 def test_slots_are_no_weights() -> None:
