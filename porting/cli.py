@@ -5,6 +5,7 @@ Nothing heavy is imported before the arguments have been read: `--help` loads ne
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 import traceback
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     from porting.convert import Conversion
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-_INTERRUPTED = 130
+_INTERRUPTED = 130  # as shells say SIGINT
+_BROKEN_PIPE = 141  # as shells say SIGPIPE
 
 
 def _common(command: Command) -> Command:
@@ -221,6 +223,10 @@ def _reporting_errors(output: Output, debug: bool) -> Iterator[None]:
     except KeyboardInterrupt:
         output.hint("Interrupted; nothing was left half-written.")
         sys.exit(_INTERRUPTED)
+    except BrokenPipeError:
+        # Whoever read our output has read enough: `convert-checkpoint ... | head`.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(_BROKEN_PIPE)
     except Exception as error:
         if debug:
             traceback.print_exc()

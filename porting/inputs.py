@@ -158,7 +158,7 @@ def random_inputs(vocab_size: int, batch: int, length: int, seed: int) -> Inputs
     def ids(columns: int, full_rows: int) -> np.ndarray:
         array = generator.integers(low, vocab_size, size=(batch, columns), dtype=np.int64)
         for row in range(full_rows, batch):
-            array[row, int(generator.integers(1, columns + 1)) :] = _PADDING_ID
+            array[row, int(generator.integers(1, max(2, columns))) :] = _PADDING_ID
         return array.astype(np.int32)
 
     inputs = ids(length, full_rows=2 if batch > 2 else 1)

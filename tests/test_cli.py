@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -207,3 +210,23 @@ def test_missing_weights_are_named_and_nothing_is_written(
     assert result.exit_code == 2
     assert "model.ckpt-0.data-00001-of-00002" in result.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_output_that_nobody_reads_is_no_error(tmp_path: Path) -> None:
+    """`convert-checkpoint --help | head -1`, with a reader that is gone at once."""
+    code = (
+        "import sys, os\n"
+        "from porting.cli import _reporting_errors\n"
+        "from porting.output import Output\n"
+        "output = Output('human')\n"
+        "with _reporting_errors(output, False):\n"
+        "    output.result({}, ['x' * 100] * 10000)\n"
+    )
+    read, write = os.pipe()
+    os.close(read)
+    result = subprocess.run(
+        [sys.executable, "-c", code], stdout=write, stderr=subprocess.PIPE, check=False, cwd=tmp_path
+    )
+    os.close(write)
+    assert result.returncode == 141
+    assert result.stderr == b""

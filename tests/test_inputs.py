@@ -196,6 +196,9 @@ def test_random_ids_reach_what_short_full_sentences_never_do(seed: int) -> None:
         real = ids != 0
         assert (real[:, 0]).all()
         assert (real[:, 1:] <= real[:, :-1]).all(), "padding stands at the end only"
+    # Padding in the decoder beside an encoder that has none: it finds nothing that it may see.
+    assert (inputs.inputs[1] != 0).all()
+    assert (inputs.targets[1] == 0).any()
     inputs.check_vocabulary(100)
 
 

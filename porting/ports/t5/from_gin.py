@@ -44,6 +44,7 @@ _FIXED_OUTSIDE_STACKS: tuple[tuple[str, str, Any], ...] = (
     ("make_bitransformer", "encoder_name", "encoder"),
     ("make_bitransformer", "decoder_name", "decoder"),
 )
+_UNBOUND = object()
 _DROPOUT = "sublayer_dropout"  # changes nothing outside training
 _SUBLAYERS = {
     "sublayers_initial": (_DROPOUT,),
@@ -99,6 +100,12 @@ def config_from_gin(path: Path, vocab_size: int) -> T5Config:
             value = gin.get(stack, configurable, parameter, default)
             if value != wanted:
                 reader.refuse(f"{stack}/{configurable}.{parameter}", repr(wanted), repr(value))
+    # Bound for EncDecAttention alone, a parameter of its base class holds for it alone.
+    for parameter in (*(p for c, p, _ in _FIXED if c == "SelfAttention"), "num_heads", "key_value_size"):
+        own = gin.get("decoder", "EncDecAttention", parameter, _UNBOUND)
+        shared = gin.get("decoder", "SelfAttention", parameter, _UNBOUND)
+        if own is not _UNBOUND and own != shared:
+            reader.refuse(f"decoder/EncDecAttention.{parameter}", "as SelfAttention's", repr(own))
     for configurable, parameter, wanted in _FIXED_OUTSIDE_STACKS:
         value = gin.get("", configurable, parameter, wanted)
         if value != wanted:
@@ -163,6 +170,8 @@ def _as_list(value: Any) -> list[Any]:
 
 def _norm_epsilon(reader: _Reader) -> Any:
     legacy = reader.same("LayerStack", "norm_epsilon", None)
+    if (legacy is None) != (reader.same("LayerStack", "dropout_rate", None) is None):
+        reader.refuse("LayerStack", "dropout_rate and norm_epsilon both set, or neither", "one of them")
     return legacy if legacy is not None else reader.same("sublayer_rms_norm", "epsilon", 1e-6)
 
 

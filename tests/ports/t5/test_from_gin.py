@@ -110,7 +110,9 @@ def test_the_old_way_of_norms_and_dropout_is_read(read: Read) -> None:
 
 def test_the_old_way_ignores_lists_of_sublayers_as_mesh_does(read: Read) -> None:
     old = (
-        T5_1_1 + "LayerStack.norm_epsilon = 1e-06\nLayerStack.sublayers_per_layer = [@sublayer_call_layer]\n"
+        T5_1_1
+        + "LayerStack.norm_epsilon = 1e-06\nLayerStack.dropout_rate = 0.1\n"
+        + "LayerStack.sublayers_per_layer = [@sublayer_call_layer]\n"
     )
     assert read(old).layer_norm_epsilon == 1e-6
 
@@ -182,6 +184,9 @@ STACKS = "decoder/LayerStack"
         ("SelfAttention.relative_attention_type = 'contextual'", "SelfAttention.relative_attention_type"),
         ("SelfAttention.relative_attention_type = None", "SelfAttention.relative_attention_type"),
         ("EncDecAttention.relative_attention_type = 'bias'", "EncDecAttention.relative_attention_type"),
+        ("EncDecAttention.num_heads = 5", "decoder/EncDecAttention.num_heads"),
+        ("decoder/EncDecAttention.shared_kv = True", "decoder/EncDecAttention.shared_kv"),
+        ("LayerStack.norm_epsilon = 1e-6", "LayerStack"),
         ("DenseReluDense.use_bias = True", "DenseReluDense.use_bias"),
         ("Unitransformer.positional_embedding = True", "Unitransformer.positional_embedding"),
         ("Unitransformer.sinusoid_positional_embedding = True", "sinusoid_positional_embedding"),
