@@ -46,6 +46,11 @@ def relative_position_bucket(
     return offset + torch.where(n < max_exact, n, large)
 
 
+def same_sequence(ids: Tensor, memory_ids: Tensor) -> Tensor:
+    """Whether query and memory position carry the same sequence id: [b, l], [b, m] -> [b, 1, l, m]."""
+    return (ids[:, :, None] == memory_ids[:, None, :]).unsqueeze(1)
+
+
 def visibility_bias(visible: Tensor) -> Tensor:
     """0 where visible, MASK_BIAS where not, float32."""
     return (~visible).float() * MASK_BIAS
@@ -68,20 +73,28 @@ class Visibility:
     """Who sees whom.
 
     Attributes:
-        bias: [b, 1, l, m] float32, 0 where visible, large and negative where not.
+        bias: [b, 1, l, m] float32, 0 where visible, large and negative where not; None where all is visible.
         total_weight: [b, 1, l, 1], what the weights of a query sum to: 1, or m for one that sees nothing;
             None where every query sees something.
+        needs_gradient: a query that is no padding sees nothing, and gradients are taken. The fused kernel's
+            backward pass is wrong there: it keeps the logsumexp, in which the logarithm of m is lost.
     """
 
-    bias: Tensor
+    bias: Tensor | None = None
     total_weight: Tensor | None = None
+    needs_gradient: bool = False
 
     @classmethod
-    def of_memory(cls, visible: Tensor) -> Visibility:
-        """From a boolean [b, 1, l, m] that may leave a query with nothing to see."""
-        memory_length = float(visible.shape[-1])
+    def of_memory(cls, sequence_ids: Tensor, memory_sequence_ids: Tensor) -> Visibility:
+        """From the ids of queries [b, l] and memory [b, m], which may leave a query with nothing to see."""
+        visible = same_sequence(sequence_ids, memory_sequence_ids)
         sees = visible.any(-1, keepdim=True)
-        return cls(visibility_bias(visible), torch.where(sees, 1.0, memory_length))
+        blind = ~sees & (sequence_ids != 0)[:, None, :, None]
+        return cls(
+            visibility_bias(visible),
+            total_weight=torch.where(sees, 1.0, float(memory_sequence_ids.shape[1])),
+            needs_gradient=torch.is_grad_enabled() and bool(blind.any()),
+        )
 
 
 class T5Attention(nn.Module):
@@ -123,7 +136,7 @@ class T5Attention(nn.Module):
         self,
         x: Tensor,
         memory: Tensor | None,
-        visibility: Visibility | None,
+        visibility: Visibility,
         position_bias: Tensor | None = None,
         cache: AttentionCache | None = None,
     ) -> Tensor:
@@ -132,7 +145,7 @@ class T5Attention(nn.Module):
         Args:
             x: where queries come from.
             memory: where keys and values come from; None is self-attention.
-            visibility: who sees whom; None where all is visible.
+            visibility: who sees whom.
             position_bias: [h, l, m], None where there is none.
             cache: keys and values of earlier steps; extended (self) or filled once (memory).
 
@@ -149,24 +162,20 @@ class T5Attention(nn.Module):
             k, v = cache.fill_once(
                 lambda: (self._split_heads(self.k(memory)), self._split_heads(self.v(memory)))
             )
-        bias = None if visibility is None else visibility.bias
+        bias = visibility.bias
         if position_bias is not None:
             position_bias = self.position_bias(position_bias)
             bias = position_bias if bias is None else bias + position_bias
-        total_weight = None if visibility is None else visibility.total_weight
-        attended = self.attended(self._attend(q, k, v, bias, total_weight))  # [b, h, l, k]
+        if self.scores.hooked or self.weights.hooked or visibility.needs_gradient:
+            attended = self._explicit(q, k, v, bias)
+        else:
+            attended = _fused(q, k, v, bias, visibility.total_weight)
+        attended = self.attended(attended)  # [b, h, l, k]
         return self.o(attended.transpose(1, 2).flatten(2))
 
-    def _attend(
-        self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, total_weight: Tensor | None
-    ) -> Tensor:
-        """softmax(q k^T + bias) v, all [b, h, ., k]. Fused, unless something listens inside."""
-        if not (self.scores.hooked or self.weights.hooked):
-            # -inf, which float16 would make of the mask, gives NaN where everything is hidden
-            mask = None if bias is None else bias.clamp(min=torch.finfo(q.dtype).min).to(q.dtype)
-            mean = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
-            return mean if total_weight is None else mean * total_weight.to(mean.dtype)
-        scores = q.float() @ k.float().transpose(-1, -2)  # [b, h, l, m], float32 as in the original
+    def _explicit(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+        """softmax(q k^T + bias) v, all [b, h, ., k], step by step as in the original."""
+        scores = q.float() @ k.float().transpose(-1, -2)  # [b, h, l, m]
         if bias is not None:
             scores = scores + bias
         weights = self.weights(softmax(self.scores(scores)))
@@ -175,3 +184,11 @@ class T5Attention(nn.Module):
     def _split_heads(self, x: Tensor) -> Tensor:
         """[b, l, h*k] -> [b, h, l, k]"""
         return x.view(*x.shape[:-1], self.config.num_heads, self.config.d_kv).transpose(1, 2)
+
+
+def _fused(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, total_weight: Tensor | None) -> Tensor:
+    """The same in one kernel, whose weights sum to 1 in every row."""
+    # -inf, which float16 would make of the mask, gives NaN where everything is hidden
+    mask = None if bias is None else bias.clamp(min=torch.finfo(q.dtype).min).to(q.dtype)
+    mean = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
+    return mean if total_weight is None else mean * total_weight.to(mean.dtype)

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from porting.ports.t5.attention import T5Attention, Visibility, visibility_bias
+from porting.ports.t5.attention import T5Attention, Visibility, same_sequence, visibility_bias
 from porting.ports.t5.cache import AttentionCache, DecoderCache
 from porting.ports.t5.config import T5Config
 from porting.ports.t5.generation import generate
@@ -91,14 +91,14 @@ class Masks:
 
     Attributes:
         sequence_ids: [b, l], 0 at padding; None when no position is padding.
-        itself: visibility in self-attention, None where all is visible.
+        itself: visibility in self-attention.
         memory: visibility of the encoder's output.
         position_bias: [h, l, m].
     """
 
     sequence_ids: Tensor | None
-    itself: Visibility | None
-    memory: Visibility | None
+    itself: Visibility
+    memory: Visibility
     position_bias: Tensor
 
 
@@ -182,14 +182,14 @@ class T5Stack(nn.Module):
             queries = torch.arange(offset, total, device=x.device)[:, None]
             biases.append(visibility_bias(queries >= torch.arange(total, device=x.device))[None, None])
         if sequence_ids is not None:
-            biases.append(visibility_bias(_same(sequence_ids, sequence_ids)))
-        memory = None
+            biases.append(visibility_bias(same_sequence(sequence_ids, sequence_ids)))
+        memory = Visibility()
         if memory_sequence_ids is not None:
             own = x.new_ones(x.shape[:2], dtype=torch.long) if sequence_ids is None else sequence_ids
-            memory = Visibility.of_memory(_same(own, memory_sequence_ids))
+            memory = Visibility.of_memory(own, memory_sequence_ids)
         return Masks(
             sequence_ids=sequence_ids,
-            itself=Visibility(sum(biases[1:], biases[0])) if biases else None,
+            itself=Visibility(sum(biases[1:], biases[0]) if biases else None),
             memory=memory,
             position_bias=self._first_attention().compute_position_bias(length, total, offset),
         )
@@ -198,11 +198,6 @@ class T5Stack(nn.Module):
         attention = self.get_submodule("block.0.layer.0.SelfAttention")
         assert isinstance(attention, T5Attention)
         return attention
-
-
-def _same(ids: Tensor, memory_ids: Tensor) -> Tensor:
-    """Whether query and memory position carry the same sequence id: [b, l], [b, m] -> [b, 1, l, m]."""
-    return (ids[:, :, None] == memory_ids[:, None, :]).unsqueeze(1)
 
 
 @dataclass(frozen=True)

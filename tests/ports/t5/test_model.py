@@ -92,14 +92,7 @@ def test_the_two_paths_are_two(make_model: MakeModel) -> None:
     assert heard == ["scores"]
 
 
-LOST = pytest.mark.xfail(
-    strict=True,
-    reason="the backward pass of PyTorch's fused attention on CPU weighs hidden positions 1 instead of 1/m"
-    " in a row that sees nothing: it keeps the logsumexp, and log(m) is lost in it",
-)
-
-
-@pytest.mark.parametrize("case", ["padded", "packed", "masked", pytest.param("blind", marks=LOST)])
+@pytest.mark.parametrize("case", CASES)
 def test_gradients_flow_alike_through_both_paths(case: str, make_model: MakeModel) -> None:
     model = make_model(V1_1)
     model(**CASES[case]).loss.backward()
