@@ -3,6 +3,7 @@
 config.py      the configuration, in transformers' terms
 from_gin.py    ... from Mesh's operative_config.gin, and back
 infer.py       ... from variables and shapes alone
+presets.py     ... of the published sizes, by name
 rules.py       variable names -> state-dict keys
 model.py       the PyTorch model, made of layers.py and attention.py
 cache.py, generation.py, decode.py   decoding: the port, and the original
