@@ -71,7 +71,7 @@ def shard_specs(specs: Sequence[TensorSpec], max_shard_size: int) -> dict[str, l
 def write_shard(path: Path, specs: Sequence[TensorSpec], arrays: Iterator[np.ndarray]) -> None:
     """Write one safetensors file, one array at a time in the order of `specs`.
 
-    Format: https://huggingface.co/docs/safetensors (8 bytes of header length, JSON header, raw data).
+    Format: that of the safetensors library (8 bytes of header length, JSON header, raw data).
     """
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0

@@ -244,7 +244,7 @@ class T5Model(nn.Module):
         sequence_ids: Tensor | None = None,
         decoder_sequence_ids: Tensor | None = None,
     ) -> T5Output:
-        """Logits, and the loss when labels are given. All arguments are integer tensors [b, length].
+        """Logits, and the loss when labels are given. Arguments are integer tensors [b, length], or bool masks.
 
         Args:
             input_ids: what the encoder reads; 0 is padding.
@@ -260,7 +260,7 @@ class T5Model(nn.Module):
         """
         encoder_ids = _sequence_ids(input_ids.clamp(max=1), attention_mask, sequence_ids)
         if labels is not None:
-            labels = labels.masked_fill(labels == -100, 0)
+            labels = labels.long().masked_fill(labels == -100, 0)
             if bool((labels < 0).any()):
                 raise ValueError("labels hold ids below 0 that are not -100")
             own = labels.clamp(max=1)

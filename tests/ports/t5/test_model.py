@@ -358,3 +358,17 @@ def test_every_argument_that_transformers_and_we_both_take_means_the_same() -> N
     ours = set(inspect.signature(T5Model.forward).parameters)
     theirs = set(inspect.signature(transformers.T5ForConditionalGeneration.forward).parameters)
     assert ours - theirs == {"sequence_ids", "decoder_sequence_ids"}
+
+
+def test_ids_of_any_integer_type_and_masks_of_any_kind_mean_the_same(make_model: MakeModel) -> None:
+    model = make_model(V1_1)
+    ids, labels = torch.tensor([[5, 6, 1, 0], [7, 1, 0, 0]]), torch.tensor([[8, 1, 0], [9, 3, 1]])
+    expected = model(input_ids=ids, labels=labels)
+    for dtype in (torch.int32, torch.int16):
+        output = model(input_ids=ids.to(torch.int32), labels=labels.to(dtype))
+        assert torch.equal(output.logits, expected.logits)
+        assert torch.equal(output.loss, expected.loss)
+    masked = model(input_ids=ids, labels=labels, attention_mask=ids != 0)
+    assert torch.equal(masked.logits, expected.logits)
+    tokens = model.generate(ids.to(torch.int32), max_new_tokens=3, num_beams=2)
+    assert torch.equal(tokens, model.generate(ids, max_new_tokens=3, num_beams=2))
