@@ -244,7 +244,7 @@ class T5Model(nn.Module):
         sequence_ids: Tensor | None = None,
         decoder_sequence_ids: Tensor | None = None,
     ) -> T5Output:
-        """Logits, and the loss when labels are given. Arguments are integer tensors [b, length], or bool masks.
+        """Logits, and the loss when labels are given. Arguments are integers [b, length], masks also bool.
 
         Args:
             input_ids: what the encoder reads; 0 is padding.
