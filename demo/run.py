@@ -1,10 +1,11 @@
 """What `make demo` runs: convert a checkpoint of the original code, compare, and let both solve the task.
 
-python -m demo.run
+python -m demo.run [--output-dir build]
 """
 
 from __future__ import annotations
 
+import argparse
 import shlex
 import subprocess
 import sys
@@ -18,17 +19,21 @@ from porting import load_model
 from porting.ports.t5.decode import decode_with_original
 
 CHECKPOINT = Path("demo/checkpoint")
-MODEL_DIR = Path("build/demo-t5")
 REPORTS = Path("reports")
 EXAMPLES = 6
+SEED = 2026
 
 
 def main() -> int:
     """Exit code 0 if every tensor agrees and both give the same answers."""
-    print("The checkpoint in demo/checkpoint was trained by Mesh TensorFlow to sort letters.\n")
-    run("convert-checkpoint", CHECKPOINT, MODEL_DIR, "--force")
-    code = run("compare-outputs", CHECKPOINT, MODEL_DIR, "--report-dir", REPORTS)
-    return code or solve()
+    parser = argparse.ArgumentParser(description="Convert the demonstration checkpoint, compare, try it out.")
+    parser.add_argument("--output-dir", type=Path, default=Path("build"), help="where the port goes")
+    output_dir = parser.parse_args().output_dir
+    model_dir = output_dir / "demo-t5"
+    print("The checkpoint in demo/checkpoint was trained by Mesh TensorFlow to sort letters.\n", flush=True)
+    code = run("convert-checkpoint", CHECKPOINT, model_dir, "--force")
+    code = code or run("compare-outputs", CHECKPOINT, model_dir, "--report-dir", REPORTS)
+    return code or compare_on_task(model_dir) or solve(model_dir)
 
 
 def run(command: str, *arguments: str | Path) -> int:
@@ -40,11 +45,20 @@ def run(command: str, *arguments: str | Path) -> int:
     return code
 
 
-def solve() -> int:
+def compare_on_task(model_dir: Path) -> int:
+    """The comparison again, on examples of the task. Its report goes beside the port, not over the other."""
+    inputs, targets = examples(EXAMPLES, np.random.default_rng(SEED), test=True)
+    file = model_dir.parent / "demo-inputs.npz"
+    np.savez(file, inputs=inputs, targets=targets)
+    reports = model_dir.parent / "reports"
+    return run("compare-outputs", CHECKPOINT, model_dir, "--inputs", file, "--report-dir", reports)
+
+
+def solve(model_dir: Path) -> int:
     """Unseen examples: the original's own decoder beside the port's."""
-    inputs, targets = examples(EXAMPLES, np.random.default_rng(2026), test=True)
+    inputs, targets = examples(EXAMPLES, np.random.default_rng(SEED), test=True)
     original = decode_with_original(CHECKPOINT, inputs, max_new_tokens=LENGTH)
-    model = load_model(MODEL_DIR)
+    model = load_model(model_dir)
     port = model.generate(torch.from_numpy(inputs).long(), max_new_tokens=LENGTH)[:, 1:]
 
     print(f"{'letters':14}{'the original':14}{'the port':14}")

@@ -62,6 +62,26 @@ def test_tokens_are_the_originals(source: Path, model: T5Model, inputs: np.ndarr
         assert not any(ours[len(said(ours)) :]), "zeros after the end"
 
 
+def test_the_length_penalty_is_the_originals(tmp_path: Path) -> None:
+    """On inputs that no training has seen, where sequences of different length compete to be the best."""
+    generator = np.random.default_rng(12)
+    inputs = np.zeros((96, 14), np.int32)
+    for row in inputs:
+        length = int(generator.integers(3, 14))
+        row[:length] = generator.integers(2, 128, length)
+    convert_checkpoint(DEMO, tmp_path / "model")
+    model = load_model(tmp_path / "model")
+
+    def answers(length_penalty: float) -> list[list[int]]:
+        ids = torch.from_numpy(inputs).long()
+        tokens = model.generate(ids, max_new_tokens=18, num_beams=4, length_penalty=length_penalty)
+        return [said(row.numpy()) for row in tokens[:, 1:]]
+
+    original = decode_with_original(DEMO, inputs, num_beams=4, max_new_tokens=18)
+    assert answers(0.6) == [said(row) for row in original]
+    assert answers(0.0) != answers(0.6), "the penalty decides nothing here: choose other inputs"
+
+
 def test_the_trained_checkpoint_solves_its_task(tmp_path: Path) -> None:
     convert_checkpoint(DEMO, tmp_path / "model")
     inputs, targets = examples(200, np.random.default_rng(5), test=True)
