@@ -181,7 +181,7 @@ def compare_outputs_command(
     output = Output(style)
     with _reporting_errors(output, debug):
         from porting.errors import InputError
-        from porting.inputs import parse_random, random_inputs, read_inputs
+        from porting.inputs import parse_random, read_inputs
         from porting.model_dir import read_config
         from porting.trace import read_trace
         from porting.workbench import compare_outputs
@@ -191,7 +191,7 @@ def compare_outputs_command(
         inputs = read_inputs(inputs_file) if inputs_file else None
         if random_shape:
             port, config = read_config(Path(model_dir))
-            inputs = random_inputs(port.vocabulary(config), *parse_random(random_shape), seed)
+            inputs = port.random_inputs(config, *parse_random(random_shape), seed)
         reference = read_trace(reference_trace) if reference_trace else source
         with output.progress() as progress:
             comparison = compare_outputs(

@@ -25,8 +25,8 @@ class Inputs:
     """Token ids, int32 [batch, length] each; 0 is padding.
 
     Attributes:
-        inputs: what the encoder reads.
-        targets: what the decoder is to say; its own inputs are these shifted right from id 0.
+        inputs: what the encoder reads, or the only stack there is.
+        targets: what the model is to say; a decoder's own inputs are these shifted right from id 0.
         sequence_ids, decoder_sequence_ids: for packed examples, same shapes: which example each position
             belongs to, 0 for padding. None: `min(ids, 1)`, as Mesh makes them.
         origin: where the ids come from, for messages and reports.
@@ -76,10 +76,11 @@ class Inputs:
         """The arrays that are there, by field name."""
         return {name: value for name in FIELDS if (value := getattr(self, name)) is not None}
 
-    def check_vocabulary(self, vocab_size: int) -> None:
-        """Raise InputError unless every id lies in [0, vocab_size)."""
+    def check_vocabulary(self, vocab_size: int, target_vocab_size: int | None = None) -> None:
+        """Raise InputError unless every id lies in [0, vocab_size), of targets in theirs if it is another."""
         problems = []
-        for name in ("inputs", "targets"):
+        sizes = {"inputs": vocab_size, "targets": target_vocab_size or vocab_size}
+        for name, vocab_size in sizes.items():
             ids = getattr(self, name)
             bad = np.argwhere((ids < 0) | (ids >= vocab_size))
             if len(bad):
@@ -89,7 +90,7 @@ class Inputs:
                 problems.append(Problem(name, f"ids from 0 to {vocab_size - 1}", found + more))
         if problems:
             raise InputError(
-                f"Input IDs outside the model's vocabulary of {vocab_size} ({self.origin}).",
+                f"Input IDs outside the model's vocabulary of {sizes['inputs']} ({self.origin}).",
                 problems=problems,
                 remedy="Tokenize with the vocabulary that the checkpoint was trained with.",
             )
@@ -144,7 +145,9 @@ def parse_random(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def random_inputs(vocab_size: int, batch: int, length: int, seed: int) -> Inputs:
+def random_inputs(
+    vocab_size: int, batch: int, length: int, seed: int, *, target_vocab_size: int | None = None
+) -> Inputs:
     """Random ids that reach what short, full sentences never do.
 
     The first row is full, so that long inputs pass the last relative-position bucket; the others end in
@@ -153,14 +156,14 @@ def random_inputs(vocab_size: int, batch: int, length: int, seed: int) -> Inputs
     shorter than inputs, so that a mix-up of the two lengths shows.
     """
     generator = np.random.default_rng(seed)
-    low = min(2, vocab_size - 1)  # 0 is padding, 1 ends a sequence
 
-    def ids(columns: int, full_rows: int) -> np.ndarray:
-        array = generator.integers(low, vocab_size, size=(batch, columns), dtype=np.int64)
+    def ids(size: int, columns: int, full_rows: int) -> np.ndarray:
+        low = min(2, size - 1)  # 0 is padding, 1 ends a sequence
+        array = generator.integers(low, size, size=(batch, columns), dtype=np.int64)
         for row in range(full_rows, batch):
             array[row, int(generator.integers(1, max(2, columns))) :] = _PADDING_ID
         return array.astype(np.int32)
 
-    inputs = ids(length, full_rows=2 if batch > 2 else 1)
-    targets = ids(max(1, length - length // 10), full_rows=1)
+    inputs = ids(vocab_size, length, full_rows=2 if batch > 2 else 1)
+    targets = ids(target_vocab_size or vocab_size, max(1, length - length // 10), full_rows=1)
     return Inputs(inputs, targets, origin=f"random {batch}x{length}, seed {seed}")

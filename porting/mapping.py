@@ -16,18 +16,19 @@ from __future__ import annotations
 import difflib
 import heapq
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any
 
 from porting.errors import MappingError, Problem
-from porting.ops import Op
+from porting.ops import Op, Part
 
 Shape = tuple[int, ...]
 # How many of the likeliest names are compared letter by letter to find the nearest.
 _SHORTLIST = 12
+_PLACEHOLDER = re.compile(r"\{(?P<name>\w+)(?:\*(?P<times>\d+))?(?:\+(?P<plus>\d+))?\}")
 
 
 @dataclass(frozen=True)
@@ -37,23 +38,40 @@ class Rule:
     Attributes:
         pattern: regular expression with named groups, matched against the whole source name.
         target: name of the target parameter; `{group}` is replaced, digits without leading zeros
-            (`block_007` -> `block.7`).
+            (`block_007` -> `block.7`), `{block*2+1}` is computed (`block_007` -> `block.15`).
         ops: applied in order.
+        parts: a number above 0 takes the variable apart along its first axis, before the ops, into so many
+            parameters: `{part}` in the target.
     """
 
     pattern: str
     target: str
     ops: tuple[Op, ...] = ()
+    parts: int = 0
 
     @cached_property
     def regex(self) -> re.Pattern[str]:
         """The compiled pattern."""
         return re.compile(self.pattern)
 
-    def target_for(self, match: re.Match[str]) -> str:
-        """The target's name for one matched source name."""
-        groups = {key: str(int(v)) if v.isdigit() else v for key, v in match.groupdict().items()}
-        return self.target.format(**groups)
+    def targets_for(self, match: re.Match[str]) -> list[tuple[str, tuple[Op, ...]]]:
+        """The targets of one matched source name, each with the ops that make it."""
+        groups = match.groupdict()
+        if not self.parts:
+            return [(self._named(groups), self.ops)]
+        return [
+            (self._named({**groups, "part": str(i)}), (Part(i, self.parts), *self.ops))
+            for i in range(self.parts)
+        ]
+
+    def _named(self, groups: Mapping[str, str]) -> str:
+        def value(match: re.Match[str]) -> str:
+            text = groups[match["name"]]
+            if not text.isdigit():
+                return text
+            return str(int(text) * int(match["times"] or 1) + int(match["plus"] or 0))
+
+        return _PLACEHOLDER.sub(value, self.target)
 
 
 @dataclass(frozen=True)
@@ -119,7 +137,7 @@ def make_plan(
             source or with several, every variable that maps to a parameter the model does not have, and
             every shape that does not fit.
     """
-    claims: dict[str, list[tuple[str, Rule]]] = defaultdict(list)
+    claims: dict[str, list[tuple[str, tuple[Op, ...]]]] = defaultdict(list)
     ignored: dict[str, list[str]] = defaultdict(list)
     problems: list[Problem] = []
     unclaimed: list[str] = []
@@ -136,7 +154,8 @@ def make_plan(
             if isinstance(rule, Drop):
                 ignored[rule.reason].append(name)
             else:
-                claims[rule.target_for(match)].append((name, rule))
+                for target, ops in rule.targets_for(match):
+                    claims[target].append((name, ops))
 
     unfilled = [target for target in target_shapes if target not in claims]
     problems += _unclaimed_problems(unclaimed, source_shapes, rules)
@@ -148,8 +167,8 @@ def make_plan(
         elif len(claimants) > 1:
             problems.append(Problem(target, "one source variable", f"{len(names)}: {', '.join(names)}"))
         else:
-            (name, rule), found = claimants[0], source_shapes[claimants[0][0]]
-            entry = PlanEntry((name,), target, rule.ops, (found,), target_shapes[target])
+            (name, ops), found = claimants[0], source_shapes[claimants[0][0]]
+            entry = PlanEntry((name,), target, ops, (found,), target_shapes[target])
             problem = _shape_problem(entry)
             if problem:
                 problems.append(problem)
@@ -234,21 +253,34 @@ def _source_names(target: str, rules: Iterable[Rule | Drop]) -> list[str]:
     """Source patterns that would fill `target`, its block numbers put in: for messages only."""
     found = []
     for rule in rules:
-        if not isinstance(rule, Rule):
-            continue
-        pieces = re.split(r"\{(\w+)\}", rule.target)
-        seen: Counter[str] = Counter()
-        regex = ""
-        for i, piece in enumerate(pieces):
-            if i % 2 == 0:
-                regex += re.escape(piece)
-            else:
-                regex += f"(?P={piece})" if seen[piece] else f"(?P<{piece}>[^.]+)"
-                seen[piece] += 1
-        match = re.fullmatch(regex, target)
-        if match:
-            found.append(_fill_pattern(rule.pattern, match.groupdict()))
+        groups = _groups_of(target, rule) if isinstance(rule, Rule) else None
+        if groups is not None:
+            found.append(_fill_pattern(rule.pattern, groups))
     return found
+
+
+def _groups_of(target: str, rule: Rule) -> dict[str, str] | None:
+    """What a rule's groups would have to be to give this target; None if it never does."""
+    regex, end = "", 0
+    placeholders = list(_PLACEHOLDER.finditer(rule.target))
+    seen: set[str] = set()
+    for place in placeholders:
+        regex += re.escape(rule.target[end : place.start()])
+        name, end = place["name"], place.end()
+        regex += f"(?P={name})" if name in seen else f"(?P<{name}>[^.]+)"
+        seen.add(name)
+    match = re.fullmatch(regex + re.escape(rule.target[end:]), target)
+    if not match:
+        return None
+    groups = match.groupdict()
+    for place in placeholders:
+        if place["times"] or place["plus"]:
+            number = groups[place["name"]]
+            times, plus = int(place["times"] or 1), int(place["plus"] or 0)
+            if not number.isdigit() or int(number) < plus or (int(number) - plus) % times:
+                return None
+            groups[place["name"]] = str((int(number) - plus) // times)
+    return groups
 
 
 def _fill_pattern(pattern: str, groups: Mapping[str, str]) -> str:

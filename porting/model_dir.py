@@ -272,8 +272,20 @@ def load_model(
         )
     if dtype is not None:
         state = {name: tensor.to(dtype) for name, tensor in state.items()}
-    model.load_state_dict(state, assign=True)
+    _load_state(model, state)
     return model.eval()
+
+
+def _load_state(model: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> None:
+    """Give a model on the meta device its tensors; parameters that modules share stay shared."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    shared = [(first, other) for first, *others in names.values() for other in others]
+    model.load_state_dict({**state, **{other: state[first] for first, other in shared}}, assign=True)
+    for first, other in shared:
+        holder, _, leaf = other.rpartition(".")
+        setattr(model.get_submodule(holder), leaf, model.get_parameter(first))
 
 
 def _state_problems(state: Mapping[str, torch.Tensor], wanted: Mapping[str, Shape]) -> list[Problem]:

@@ -52,3 +52,61 @@ class Transpose:
 
     def __str__(self) -> str:
         return "transpose"
+
+
+@dataclass(frozen=True)
+class Reshape:
+    """Other dimensions, the same elements in the same (row-major) order. Both shapes are stated and asserted.
+
+    Example: Reshape((512, 6, 64), (512, 384)).output_shape((512, 6, 64)) == (512, 384)
+    """
+
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+
+    def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """`before` -> `after`."""
+        if shape != self.before:
+            raise ValueError(f"reshape needs {self.before}, not {shape}")
+        return self.after
+
+    def apply(self, array: np.ndarray) -> np.ndarray:
+        """The array in its new shape; a view where that is possible."""
+        return array.reshape(self.output_shape(array.shape))
+
+    def inverse(self, shape: tuple[int, ...]) -> Reshape:  # noqa: ARG002 - both shapes are stated
+        """Back again."""
+        return Reshape(self.after, self.before)
+
+    def __str__(self) -> str:
+        return f"reshape {list(self.before)} to {list(self.after)}"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of `count` equal parts along the first axis, which goes away: one expert of [experts, in, out].
+
+    Example: Part(3, 8).output_shape((8, 512, 384)) == (512, 384)
+    """
+
+    number: int
+    count: int
+
+    def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """(count, ...) -> (...)."""
+        if not shape or shape[0] != self.count:
+            raise ValueError(f"taking apart needs {self.count} parts on the first axis, not shape {shape}")
+        return shape[1:]
+
+    def apply(self, array: np.ndarray) -> np.ndarray:
+        """A view of the part."""
+        self.output_shape(array.shape)
+        part: np.ndarray = array[self.number]
+        return part
+
+    def inverse(self, shape: tuple[int, ...]) -> Op:
+        """There is none: the other parts are needed too."""
+        raise ValueError(f"one part of {shape} does not give the whole")
+
+    def __str__(self) -> str:
+        return f"part {self.number} of {self.count}"

@@ -57,7 +57,8 @@ class Port:
         build: the PyTorch module, on the current default device (meta for shapes only).
         run: calls the module on inputs, and returns its outputs by tap name.
         taps: where the module is listened to.
-        vocabulary: how many token ids there are.
+        random_inputs: ids for a config, batch size, length and seed, that reach what matters in this model.
+        check_inputs: raises InputError unless the model of a config can read these ids.
         reference: "module:function" that runs the original in the reference process.
         reference_config: the original's own config text for a port's config, when the checkpoint has none.
         model_types: `model_type` values of config.json that this port builds.
@@ -75,7 +76,8 @@ class Port:
     build: Callable[[Any], torch.nn.Module]
     run: Callable[[torch.nn.Module, Inputs], Mapping[str, torch.Tensor]]
     taps: Callable[[Any], Sequence[Tap]]
-    vocabulary: Callable[[Any], int]
+    random_inputs: Callable[[Any, int, int, int], Inputs]
+    check_inputs: Callable[[Any, Inputs], None]
     reference: str
     reference_config: Callable[[Any, Sequence[str]], str]
     config_files: tuple[str, ...] = ("config.json",)

@@ -19,7 +19,7 @@ from porting.checkpoint import Checkpoint, open_checkpoint
 from porting.compare import Comparison, TensorComparison, compare_traces
 from porting.convert import plan_conversion, resolve_config
 from porting.errors import InputError
-from porting.inputs import DEFAULT_RANDOM, Inputs, random_inputs, read_inputs
+from porting.inputs import DEFAULT_RANDOM, Inputs, read_inputs
 from porting.model_dir import load_model, read_config, weight_files
 from porting.port import Port, port_named
 from porting.references.process import run_in_process
@@ -62,9 +62,10 @@ def run_reference(
     checkpoint = open_checkpoint(source)
     port, resolved = resolve_config(checkpoint, config)
     plan_conversion(port, resolved.config, checkpoint)  # says clearly what the original would stumble over
-    vocab_size = port.vocabulary(resolved.config)
-    ids = as_inputs(inputs, vocab_size, seed)
-    ids.check_vocabulary(vocab_size)
+    ids = as_inputs(inputs)
+    if ids is None:
+        ids = port.random_inputs(resolved.config, *DEFAULT_RANDOM, seed)
+    port.check_inputs(resolved.config, ids)
     text = resolved.original_text or port.reference_config(resolved.config, list(checkpoint.tensors))
     with tempfile.TemporaryDirectory(prefix="porting-inputs-") as folder:
         TraceWriter(Path(folder), ids).close({})
@@ -76,7 +77,7 @@ def run_reference(
             {
                 "checkpoint": str(checkpoint.path.resolve()),
                 "gin": text,
-                "vocab_size": vocab_size,
+                "config": port.config_to_json(resolved.config),
                 "inputs": folder,
                 "trace": str(target.resolve()),
                 "metadata": {
@@ -131,12 +132,12 @@ def compare_outputs(
     # The model first: loading it takes a second, running the original takes long.
     module, model_facts = _load(model)
     trace = _reference_trace(reference, inputs, config, seed, save_traces, on_stage)
-    given = None if inputs is None else as_inputs(inputs, 0, seed)
+    given = as_inputs(inputs)
     if given is not None and not _same_inputs(given, trace.inputs):
         raise InputError("The inputs given are not those that the reference trace was made with.")
     port = _port_of(trace, model)
     port_config = _config_of(port, module, trace)
-    trace.inputs.check_vocabulary(port.vocabulary(port_config))
+    port.check_inputs(port_config, trace.inputs)
 
     from porting.capture import capture
 
@@ -171,11 +172,9 @@ def compare_outputs(
     return write_reports(comparison, Path(report_dir), name)
 
 
-def as_inputs(inputs: InputsLike, vocab_size: int, seed: int) -> Inputs:
-    """Whatever was given as inputs, as Inputs. None: random ids."""
-    if inputs is None:
-        return random_inputs(vocab_size, *DEFAULT_RANDOM, seed)
-    if isinstance(inputs, Inputs):
+def as_inputs(inputs: InputsLike) -> Inputs | None:
+    """Whatever was given as inputs, as Inputs; None if nothing was."""
+    if inputs is None or isinstance(inputs, Inputs):
         return inputs
     if isinstance(inputs, str | Path):
         return read_inputs(inputs)

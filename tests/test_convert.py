@@ -17,7 +17,7 @@ from porting.checkpoint import Checkpoint, LazyTensor
 from porting.convert import convert_checkpoint, parse_size
 from porting.errors import CheckpointError, ConfigError, InputError, MappingError, OutputError
 from porting.model_dir import load_model
-from porting.ports.t5.from_gin import gin_from_config
+from porting.ports.t5.to_gin import gin_from_config
 from tests.ports.t5.mesh_variables import SMALL, V1_1, mesh_shapes
 
 CONFIG = replace(V1_1, relative_attention_num_buckets=8, relative_attention_max_distance=128)

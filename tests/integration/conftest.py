@@ -51,6 +51,8 @@ def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> MakeCheckpoint:
         seed: int = 1,
         dtype: str = "float32",
         slots: bool = True,
+        kind: str = "bitransformer",
+        scope: str = "transformer",
         **edits: object,
     ) -> Path:
         request = {
@@ -60,6 +62,8 @@ def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> MakeCheckpoint:
             "seed": seed,
             "dtype": dtype,
             "slots": slots,
+            "kind": kind,
+            "scope": scope,
             **edits,
         }
         key = json.dumps(request)

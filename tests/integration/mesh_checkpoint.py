@@ -3,8 +3,9 @@
     python tests/integration/mesh_checkpoint.py SPEC.json
 
 SPEC: {"output": DIR, "files": [published gin files of the t5 package], "overrides": [gin lines],
-"vocab_size": n, "seed": n, "dtype": "float32" | "bfloat16" | "float16", "slots": bool} and, to
-make it wrong: "without", "nan" and "huge" (names), "extra" and "reshaped" (name -> shape). Written:
+"kind": "bitransformer" | "lm" | "aligned", "scope": of a single stack, "vocab_size": n,
+"target_vocab_size": n (if another), "seed": n, "dtype": "float32" | "bfloat16" | "float16", "slots": bool}
+and, to make it wrong: "without", "nan" and "huge" (names), "extra" and "reshaped" (name -> shape). Written:
 model.ckpt-1000.*, `checkpoint`, and the `operative_config.gin` that gin itself writes.
 
 Every variable is random: drawn by Mesh's own initializers, norm scales and biases moved off their constants.
@@ -15,6 +16,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,15 +68,20 @@ def main(spec: dict) -> None:
     tf.set_random_seed(spec["seed"])
     text = "\n".join([*(read_published(name) for name in spec["files"]), *spec["overrides"]])
     mesh.gin.parse_config(text, skip_unknown=True)
-    model = reference.build(mesh, spec["vocab_size"])
+    target_vocab = spec.get("target_vocab_size", spec["vocab_size"])
+    model = reference.build(mesh, spec["kind"], spec["vocab_size"], target_vocab, spec["scope"])
     graph = mtf.Graph()
     mtf_mesh = mtf.Mesh(graph, "mesh")
-    inputs: Inputs = random_inputs(spec["vocab_size"], 2, 8, 0)
+    inputs: Inputs = random_inputs(spec["vocab_size"], 2, 8, 0, target_vocab_size=target_vocab)
+    if spec["kind"] != "bitransformer":
+        inputs = replace(inputs, targets=inputs.inputs)
     reference.call(mesh, mtf_mesh, model, inputs)
     initial = initial_values(mesh, graph, mtf_mesh)
     output = Path(spec["output"])
     output.mkdir(parents=True, exist_ok=True)
-    (output / "operative_config.gin").write_text(mesh.gin.operative_config_str())
+    # As the training script configures it, which is not run here.
+    kind = f"\nutils.run.model_type = {spec['kind']!r}\n"
+    (output / "operative_config.gin").write_text(mesh.gin.operative_config_str() + kind)
 
     generator = np.random.default_rng(spec["seed"])
     dtype = tf.as_dtype(spec["dtype"])

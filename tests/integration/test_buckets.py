@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from porting.ports.t5.attention import relative_position_bucket
+from porting.ports.t5.relative_positions import relative_position_bucket
 from porting.references.process import run_in_process
 
 REPOSITORY = Path(__file__).parents[2]

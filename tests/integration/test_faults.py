@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +17,8 @@ from torch import nn
 
 from porting import Inputs, compare_outputs, convert_checkpoint, load_model, run_reference
 from porting.cli import compare_outputs_command
-from porting.ports.t5.attention import Visibility
+from porting.ports.t5.context import StackContext, Visibility
 from porting.ports.t5.layers import RMSNorm, T5FeedForward
-from porting.ports.t5.model import Masks
 from tests.integration.conftest import V1_0, V1_1, MakeCheckpoint
 
 DECODER = "decoder.block.0.layer.0.SelfAttention"
@@ -108,17 +107,17 @@ def exact_gelu(model: nn.Module) -> None:
 
 def mask_off_by_one(model: nn.Module) -> None:
     """The decoder sees one position into the future."""
-    original = model.decoder._masks
+    original = model.decoder._context
 
-    def masks(x: torch.Tensor, *args: object) -> Masks:
+    def context(x: torch.Tensor, *args: object) -> StackContext:
         right = original(x, *args)
-        shifted = right.itself.bias.clone()
-        length = shifted.shape[-1]
-        queries = torch.arange(length - 1)
+        shifted = right.visibility.bias.clone()
+        queries = torch.arange(shifted.shape[-1] - 1)
         shifted[..., queries, queries + 1] = 0.0
-        return replace(right, itself=Visibility(shifted))
+        right.visibility = Visibility(shifted)
+        return right
 
-    model.decoder._masks = masks
+    model.decoder._context = context
 
 
 def unscaled_output(model: nn.Module) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -35,20 +35,14 @@ class AttentionCache:
             self.keys, self.values = self.keys[rows], self.values[rows]
 
 
+@dataclass
 class DecoderCache:
-    """The caches of all blocks: (self-attention, attention to the encoder) each."""
+    """The caches of a stack's layers, by number, and how many positions they hold."""
 
-    def __init__(self, num_blocks: int) -> None:
-        self.blocks = [(AttentionCache(), AttentionCache()) for _ in range(num_blocks)]
-
-    @property
-    def length(self) -> int:
-        """Positions decoded so far."""
-        keys = self.blocks[0][0].keys
-        return 0 if keys is None else keys.shape[2]
+    length: int = 0
+    layers: dict[int, AttentionCache] = field(default_factory=dict)
 
     def select(self, rows: Tensor) -> None:
         """Keep these rows of the batch, in this order (beams that live on)."""
-        for own, memory in self.blocks:
-            own.select(rows)
-            memory.select(rows)
+        for cache in self.layers.values():
+            cache.select(rows)

@@ -1,29 +1,42 @@
-"""The T5 configuration: one immutable value, in the terms that transformers uses in `config.json`."""
+"""The spellings that transformers understands: T5 and Switch Transformers, in their `config.json`'s terms.
+
+Each is a short way to say an `Architecture` (architecture.py). `spelling` goes the other way.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
 from typing import Any
 
 from porting.errors import ConfigError, Problem
+from porting.ports.t5.architecture import MODEL_TYPE, Architecture, StackSpec, loss_problems
+from porting.ports.t5.layer_specs import (
+    AttentionSpec,
+    FeedForwardSpec,
+    LayerSpec,
+    MixtureSpec,
+    RelativePositions,
+    bucket_problems,
+    positive,
+)
 
-# feed_forward_proj of config.json -> activation of the first (or only) factor. transformers reads
+# feed_forward_proj of config.json -> Mesh's activations, one for each factor. transformers reads
 # "gated-gelu" as its gelu_new, the tanh approximation, which is what Mesh's gelu is.
 FEED_FORWARD_ACTIVATIONS = {
-    "relu": "relu",
-    "gelu_new": "gelu_new",
-    "silu": "silu",
-    "gated-relu": "relu",
-    "gated-gelu": "gelu_new",
-    "gated-silu": "silu",
+    "relu": ("relu",),
+    "gelu_new": ("gelu",),
+    "silu": ("swish",),
+    "gated-relu": ("relu", "linear"),
+    "gated-gelu": ("gelu", "linear"),
+    "gated-silu": ("swish", "linear"),
 }
 
 
 @dataclass(frozen=True)
 class T5Config:
-    """Sizes and constants of a T5. Names and defaults are those of transformers' T5Config.
+    """Sizes and constants of a plain T5. Names and defaults are those of transformers' T5Config.
 
     Attributes:
         vocab_size: rows of the embedding, padding to a multiple of 128 included.
@@ -60,61 +73,33 @@ class T5Config:
 
     def __post_init__(self) -> None:
         """Raise ConfigError unless every value is of its kind and in range."""
-        problems = [
-            Problem(name, "a positive integer", repr(getattr(self, name)))
-            for name in _POSITIVE_INTEGERS
-            if type(getattr(self, name)) is not int or getattr(self, name) < 1
-        ]
-        for name, low, high in _RANGES:
-            value = getattr(self, name)
-            if type(value) not in (int, float) or not low <= value <= high:
-                problems.append(Problem(name, f"a number from {low} to {high}", repr(value)))
-        denominator = 1.0 if self.loss_denominator is None else self.loss_denominator
-        if type(denominator) not in (int, float) or not 0 < denominator < math.inf:
-            problems.append(Problem("loss_denominator", "null or a number above 0", repr(denominator)))
+        problems = [*_size_problems(self, REQUIRED)]
         if str(self.feed_forward_proj) not in FEED_FORWARD_ACTIVATIONS:
             known = ", ".join(FEED_FORWARD_ACTIVATIONS)
             problems.append(Problem("feed_forward_proj", f"one of {known}", repr(self.feed_forward_proj)))
-        if repr(self.tie_word_embeddings) not in ("True", "False"):
-            problems.append(Problem("tie_word_embeddings", "true or false", repr(self.tie_word_embeddings)))
-        if not problems:
-            problems += self._bucket_problems()
         if problems:
             raise ConfigError("This is not the configuration of a T5.", problems=problems)
-
-    def _bucket_problems(self) -> list[Problem]:
-        """Half of the buckets (a quarter, in both directions) hold one distance each; see Mesh's function."""
-        if 4 <= self.relative_attention_num_buckets < 2 * self.relative_attention_max_distance:
-            return []
-        expected = f"4 to {2 * self.relative_attention_max_distance - 1} (below twice the largest distance)"
-        return [Problem("relative_attention_num_buckets", expected, f"{self.relative_attention_num_buckets}")]
 
     @property
     def is_gated(self) -> bool:
         """Whether the feed-forward layer multiplies two inner projections (wi_0, wi_1)."""
         return self.feed_forward_proj.startswith("gated-")
 
-    @property
-    def activation(self) -> str:
-        """Activation of the first inner projection: relu, gelu_new or silu."""
-        return FEED_FORWARD_ACTIVATIONS[self.feed_forward_proj]
-
-    @property
-    def inner_dim(self) -> int:
-        """Width of all heads together."""
-        return self.num_heads * self.d_kv
+    @cached_property
+    def architecture(self) -> Architecture:
+        """What this spells: both stacks, layer by layer."""
+        feed_forward = FeedForwardSpec(
+            d_ff=self.d_ff, activations=FEED_FORWARD_ACTIVATIONS[self.feed_forward_proj]
+        )
+        return _encoder_decoder(
+            self,
+            encoder=((_self_attention(self), feed_forward), self.num_layers),
+            decoder=((_self_attention(self), _memory_attention(self), feed_forward), self.num_decoder_layers),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The contents of `config.json`, in the layout that transformers loads as T5."""
-        return {
-            "model_type": "t5",
-            "architectures": ["T5ForConditionalGeneration"],
-            "is_encoder_decoder": True,
-            "pad_token_id": 0,
-            "eos_token_id": 1,
-            "decoder_start_token_id": 0,
-            **asdict(self),
-        }
+        return _to_json("t5", "T5ForConditionalGeneration", asdict(self))
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> T5Config:
@@ -123,29 +108,328 @@ class T5Config:
         Raises:
             ConfigError: a size is missing, or a value is not one that T5 has.
         """
-        known = {field.name for field in fields(cls)}
-        values = {key: value for key, value in content.items() if key in known}
-        if content.get("feed_forward_proj") is None:
-            values.pop("feed_forward_proj", None)
-        if values.get("num_decoder_layers") is None and "num_layers" in values:
-            values["num_decoder_layers"] = values["num_layers"]
+        values = _values(cls, content, REQUIRED, "a T5")
         # transformers 5 writes `true` for every T5 and keeps what was meant in this flag.
         if content.get("scale_decoder_outputs") is False:
             values["tie_word_embeddings"] = False
-        missing = [name for name in REQUIRED if name not in values]
-        if missing:
-            raise ConfigError(
-                "The config.json lacks what a T5 needs.",
-                problems=[Problem(name, "a positive integer", "nothing") for name in missing],
-            )
         return cls(**values)
+
+    @classmethod
+    def of(cls, architecture: Architecture) -> T5Config | None:
+        """The spelling of an architecture, or None if it is not a plain T5."""
+        encoder, decoder = architecture.encoder, architecture.decoder
+        if encoder is None or decoder is None or len(decoder.layers) < 3:
+            return None
+        attention, feed_forward = encoder.layers[0], decoder.layers[2]
+        if not isinstance(attention, AttentionSpec) or not isinstance(feed_forward, FeedForwardSpec):
+            return None
+        for name, activations in FEED_FORWARD_ACTIVATIONS.items():
+            if activations == feed_forward.activations:
+                candidate = cls(
+                    **_shared_values(architecture, attention),
+                    d_ff=feed_forward.d_ff,
+                    num_layers=encoder.num_blocks,
+                    num_decoder_layers=decoder.num_blocks,
+                    feed_forward_proj=name,
+                )
+                return candidate if same_model(candidate.architecture, architecture) else None
+        return None
+
+
+@dataclass(frozen=True)
+class SwitchConfig:
+    """Sizes and constants of a Switch Transformer (arXiv 2101.03961), as transformers names them.
+
+    Attributes, besides those of T5Config:
+        num_experts: experts of a sparse layer.
+        num_sparse_encoder_layers, num_sparse_decoder_layers: how many feed-forward layers are sparse: all,
+            or evenly spread, in transformers' order.
+        dense_act_fn: relu, gelu_new or silu.
+        moe_group_size, capacity_factor_eval, min_expert_capacity, router_aux_loss_coef: of Mesh's `MoE1D`;
+            transformers has one fixed `expert_capacity` instead.
+    """
+
+    vocab_size: int
+    d_model: int
+    d_kv: int
+    d_ff: int
+    num_layers: int
+    num_decoder_layers: int
+    num_heads: int
+    num_experts: int
+    num_sparse_encoder_layers: int
+    num_sparse_decoder_layers: int
+    relative_attention_num_buckets: int = 32
+    relative_attention_max_distance: int = 128
+    layer_norm_epsilon: float = 1e-6
+    dropout_rate: float = 0.1
+    dense_act_fn: str = "relu"
+    tie_word_embeddings: bool = True
+    label_smoothing: float = 0.0
+    loss_denominator: float | None = None
+    moe_group_size: int = 1024
+    capacity_factor_eval: float = 2.0
+    min_expert_capacity: int = 4
+    router_aux_loss_coef: float = 1e-2
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError unless every value is of its kind and in range."""
+        problems = [*_size_problems(self, SWITCH_REQUIRED)]
+        if self.dense_act_fn not in _DENSE_ACTIVATIONS:
+            known = ", ".join(_DENSE_ACTIVATIONS)
+            problems.append(Problem("dense_act_fn", f"one of {known}", repr(self.dense_act_fn)))
+        for sparse, every in (
+            ("num_sparse_encoder_layers", "num_layers"),
+            ("num_sparse_decoder_layers", "num_decoder_layers"),
+        ):
+            if not problems and getattr(self, sparse) > getattr(self, every):
+                problems.append(
+                    Problem(sparse, f"at most {getattr(self, every)}", f"{getattr(self, sparse)}")
+                )
+        if problems:
+            raise ConfigError("This is not the configuration of a Switch Transformer.", problems=problems)
+
+    @cached_property
+    def architecture(self) -> Architecture:
+        """What this spells: both stacks, layer by layer."""
+        activations = FEED_FORWARD_ACTIVATIONS[self.dense_act_fn]
+        dense = FeedForwardSpec(d_ff=self.d_ff, activations=activations)
+        sparse = MixtureSpec(
+            num_experts=self.num_experts,
+            d_ff=self.d_ff,
+            activations=activations,
+            group_size=self.moe_group_size,
+            capacity_factor=self.capacity_factor_eval,
+            min_expert_capacity=self.min_expert_capacity,
+            loss_coef=self.router_aux_loss_coef,
+        )
+
+        def stack(
+            attention: tuple[LayerSpec, ...], layers: int, num_sparse: int
+        ) -> tuple[tuple[LayerSpec, ...], int]:
+            step = layers // num_sparse
+            period = step if layers % step == 0 else layers
+            kinds = [sparse if i % step == 1 or step == 1 else dense for i in range(period)]
+            return tuple(spec for kind in kinds for spec in (*attention, kind)), layers // period
+
+        own, memory = _self_attention(self), _memory_attention(self)
+        return _encoder_decoder(
+            self,
+            encoder=stack((own,), self.num_layers, self.num_sparse_encoder_layers),
+            decoder=stack((own, memory), self.num_decoder_layers, self.num_sparse_decoder_layers),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The contents of `config.json`, in the layout that transformers loads as a Switch Transformer."""
+        mixture = next(s for s in self.architecture.stacks["encoder"].layers if isinstance(s, MixtureSpec))
+        content = {**asdict(self), "expert_capacity": mixture.capacity(self.moe_group_size)}
+        return _to_json("switch_transformers", "SwitchTransformersForConditionalGeneration", content)
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> SwitchConfig:
+        """From the contents of a `config.json`, ours or one of transformers.
+
+        Raises:
+            ConfigError: a size is missing, or a value is not one that a Switch Transformer has.
+        """
+        return cls(**_values(cls, content, SWITCH_REQUIRED, "a Switch Transformer"))
+
+    @classmethod
+    def of(cls, architecture: Architecture) -> SwitchConfig | None:
+        """The spelling of an architecture, or None if transformers' Switch is not what it is."""
+        encoder, decoder = architecture.encoder, architecture.decoder
+        if encoder is None or decoder is None:
+            return None
+        specs = (*encoder.layers, *decoder.layers)
+        mixture = next((spec for spec in specs if isinstance(spec, MixtureSpec)), None)
+        attention = encoder.layers[0]
+        if mixture is None or not isinstance(attention, AttentionSpec):
+            return None
+        names = {v: k for k, v in FEED_FORWARD_ACTIVATIONS.items()}
+        counts = [_num_sparse(encoder, 2), _num_sparse(decoder, 3)]
+        if names.get(mixture.activations) not in _DENSE_ACTIVATIONS or None in counts:
+            return None
+        candidate = cls(
+            **_shared_values(architecture, attention),
+            d_ff=mixture.d_ff,
+            num_layers=encoder.num_blocks * len(encoder.starts),
+            num_decoder_layers=decoder.num_blocks * len(decoder.starts),
+            num_experts=mixture.num_experts,
+            num_sparse_encoder_layers=counts[0] or 0,
+            num_sparse_decoder_layers=counts[1] or 0,
+            dense_act_fn=names[mixture.activations],
+            moe_group_size=mixture.group_size,
+            capacity_factor_eval=mixture.capacity_factor,
+            min_expert_capacity=mixture.min_expert_capacity,
+            router_aux_loss_coef=mixture.loss_coef,
+        )
+        return candidate if same_model(candidate.architecture, architecture) else None
+
+
+Config = T5Config | SwitchConfig | Architecture
+
+
+def spelling(architecture: Architecture) -> Config:
+    """The shortest config that says the same model: one that transformers has, where there is one.
+
+    Where in the checkpoint the layers lie (scopes, names, what Mesh repeats) is left out of the short ones.
+    """
+    return T5Config.of(architecture) or SwitchConfig.of(architecture) or architecture
+
+
+def config_from_json(content: Mapping[str, Any]) -> Config:
+    """From the contents of a `config.json`, by its model_type.
+
+    Raises:
+        ConfigError: it is not a configuration of that type.
+    """
+    model_type = content.get("model_type", "t5")
+    if model_type == MODEL_TYPE:
+        return Architecture.from_json(content)
+    if model_type == "switch_transformers":
+        return SwitchConfig.from_json(content)
+    return T5Config.from_json(content)
 
 
 REQUIRED = ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads")
-_POSITIVE_INTEGERS = (
-    *REQUIRED,
-    "num_decoder_layers",
-    "relative_attention_num_buckets",
-    "relative_attention_max_distance",
-)
-_RANGES = (("layer_norm_epsilon", 0.0, 1.0), ("dropout_rate", 0.0, 1.0), ("label_smoothing", 0.0, 1.0))
+SWITCH_REQUIRED = (*REQUIRED, "num_experts", "num_sparse_encoder_layers", "num_sparse_decoder_layers")
+_DENSE_ACTIVATIONS = ("relu", "gelu_new", "silu")
+
+
+def _size_problems(config: T5Config | SwitchConfig, required: tuple[str, ...]) -> Iterator[Problem]:
+    yield from positive({name: getattr(config, name) for name in (*required, "num_decoder_layers")})
+    yield from loss_problems(config)
+    yield from bucket_problems(config.relative_attention_num_buckets, config.relative_attention_max_distance)
+
+
+def _to_json(model_type: str, architecture: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "model_type": model_type,
+        "architectures": [architecture],
+        "is_encoder_decoder": True,
+        "pad_token_id": 0,
+        "eos_token_id": 1,
+        "decoder_start_token_id": 0,
+        **values,
+    }
+
+
+def _values(
+    cls: type[T5Config | SwitchConfig], content: Mapping[str, Any], required: tuple[str, ...], what: str
+) -> dict[str, Any]:
+    known = {field.name for field in fields(cls)}
+    values = {key: value for key, value in content.items() if key in known}
+    for name in ("feed_forward_proj", "dense_act_fn"):
+        if content.get(name) is None:
+            values.pop(name, None)
+    if values.get("num_decoder_layers") is None and "num_layers" in values:
+        values["num_decoder_layers"] = values["num_layers"]
+    missing = [name for name in required if name not in values]
+    if missing:
+        raise ConfigError(
+            f"The config.json lacks what {what} needs.",
+            problems=[Problem(name, "a positive integer", "nothing") for name in missing],
+        )
+    return values
+
+
+def _self_attention(config: T5Config | SwitchConfig) -> AttentionSpec:
+    return AttentionSpec(
+        kind="SelfAttention",
+        num_heads=config.num_heads,
+        d_kv=config.d_kv,
+        relative_attention_type="bias_shared",
+        relative_attention_num_buckets=config.relative_attention_num_buckets,
+        relative_attention_max_distance=config.relative_attention_max_distance,
+    )
+
+
+def _memory_attention(config: T5Config | SwitchConfig) -> AttentionSpec:
+    return replace(_self_attention(config), kind="EncDecAttention", relative_attention_type=None)
+
+
+def _encoder_decoder(
+    config: T5Config | SwitchConfig,
+    encoder: tuple[tuple[LayerSpec, ...], int],
+    decoder: tuple[tuple[LayerSpec, ...], int],
+) -> Architecture:
+    return Architecture(
+        vocab_size=config.vocab_size,
+        d_model=config.d_model,
+        encoder=StackSpec(layers=encoder[0], num_blocks=encoder[1], autoregressive=False, scope="encoder"),
+        decoder=StackSpec(layers=decoder[0], num_blocks=decoder[1], autoregressive=True, scope="decoder"),
+        tie_word_embeddings=config.tie_word_embeddings,
+        layer_norm_epsilon=config.layer_norm_epsilon,
+        dropout_rate=config.dropout_rate,
+        label_smoothing=config.label_smoothing,
+        loss_denominator=config.loss_denominator,
+    )
+
+
+def _shared_values(architecture: Architecture, attention: AttentionSpec) -> dict[str, Any]:
+    return {
+        "vocab_size": architecture.vocab_size,
+        "d_model": architecture.d_model,
+        "d_kv": attention.d_kv,
+        "num_heads": attention.num_heads,
+        "relative_attention_num_buckets": attention.relative_attention_num_buckets,
+        "relative_attention_max_distance": attention.relative_attention_max_distance,
+        "layer_norm_epsilon": architecture.layer_norm_epsilon,
+        "dropout_rate": architecture.dropout_rate,
+        "tie_word_embeddings": architecture.tie_word_embeddings,
+        "label_smoothing": architecture.label_smoothing,
+        "loss_denominator": architecture.loss_denominator,
+    }
+
+
+def _num_sparse(stack: StackSpec, block_length: int) -> int | None:
+    """How many sparse layers transformers must be told for the stack's pattern; None if it cannot be."""
+    last = [place.spec for place in stack.places if place.index == block_length - 1]
+    pattern = [isinstance(spec, MixtureSpec) for spec in last]
+    for number in range(1, len(pattern) + 1):
+        step = len(pattern) // number
+        if pattern == [step == 1 or i % step == 1 for i in range(len(pattern))]:
+            return number
+    return None
+
+
+def same_model(one: Architecture, other: Architecture) -> bool:
+    """Whether two architectures compute the same from the same parameters, wherever their sources lie."""
+    return _placed(one) == _placed(other)
+
+
+def _placed(architecture: Architecture) -> tuple[Any, ...]:
+    stacks = {
+        name: (
+            replace(stack, layers=(), num_blocks=1, scope="", layer_names=(), block_scope=True, max_length=1),
+            [(place.block, place.index, _computed(place.spec)) for place in stack.places],
+        )
+        for name, stack in architecture.stacks.items()
+    }
+    plain = replace(
+        architecture,
+        encoder=None,
+        decoder=StackSpec(layers=(FeedForwardSpec(d_ff=1),), num_blocks=1, autoregressive=True),
+        source_vocab_size=architecture.source_vocab_size or architecture.vocab_size,
+        shared_embedding=architecture.shares_embedding,
+        first_sentinel_id=architecture.first_sentinel_id if architecture.needs_sentinels else None,
+    )
+    scopes = [
+        f"{stack.scope}/{place.scope}" for stack in architecture.stacks.values() for place in stack.places
+    ]
+    return plain, stacks, len(set(scopes)) == len(scopes)
+
+
+def _computed(spec: LayerSpec) -> LayerSpec:
+    """A layer without what changes nothing that it computes: the source's layout, and unused settings."""
+    if isinstance(spec, AttentionSpec):
+        # one group of heads, or a group for each head
+        plain = spec.num_heads == 1 or spec.num_memory_heads == spec.num_heads
+        spec = replace(spec, combine_dims=True, num_memory_heads=0 if plain else spec.num_memory_heads)
+    if isinstance(spec, MixtureSpec):
+        second = spec.second_policy if spec.gating in ("top_2", "top_n") else "all"
+        threshold = spec.second_threshold if second == "threshold" else 0.0
+        spec = replace(spec, second_policy=second, second_threshold=threshold)
+    if isinstance(spec, RelativePositions) and spec.relative_attention_type is None:
+        spec = replace(spec, relative_attention_num_buckets=32, relative_attention_max_distance=128)
+    return spec

@@ -53,7 +53,7 @@ def decode_with_original(
                 "checkpoint": str(checkpoint.path.resolve()),
                 "gin": resolved.original_text
                 or port.reference_config(resolved.config, list(checkpoint.tensors)),
-                "vocab_size": port.vocabulary(resolved.config),
+                "config": port.config_to_json(resolved.config),
                 "inputs": str(ids),
                 "output": str(output),
                 "num_beams": num_beams,
@@ -66,13 +66,13 @@ def decode_with_original(
 
 def run(request: Mapping[str, Any]) -> None:
     """Decode in the reference process, and save the ids."""
-    from porting.ports.t5.reference import build
+    from porting.ports.t5.reference import build_from_config
     from porting.references.mesh_tf import Feed, Session, import_feed, import_mesh_tensorflow, parse_gin
 
     mesh = import_mesh_tensorflow()
     mtf, tf = mesh.mtf, mesh.tf
     parse_gin(mesh, request["gin"])
-    model = build(mesh, request["vocab_size"])
+    model = build_from_config(mesh, request["config"])
     # With a layout, Mesh looks at two candidates of each beam only, to save time on TPUs. Here there is one
     # device, and the search is to be exact.
     model.decoder.layout = model.decoder.mesh_shape = None

@@ -13,7 +13,7 @@ from torch import Tensor
 from porting.ports.t5.cache import DecoderCache
 
 if TYPE_CHECKING:
-    from porting.ports.t5.model import T5Model
+    from porting.ports.t5.model import Memory, T5Model
 
 PAD_ID = 0
 EOS_ID = 1
@@ -47,8 +47,7 @@ def generate(
     """
     if max_new_tokens < 1 or num_beams < 1:
         raise ValueError("max_new_tokens and num_beams must be at least 1")
-    memory = model.encoder(model.shared(input_ids), sequence_ids)
-    step = _Step(model, memory, sequence_ids)
+    step = _Step(model, model.encode(input_ids, sequence_ids))
     if num_beams == 1:
         tokens = _greedy(step, len(input_ids), max_new_tokens)
     else:
@@ -60,23 +59,24 @@ def generate(
 class _Step:
     """One decoding step at a time, keys and values cached."""
 
-    def __init__(self, model: T5Model, memory: Tensor, memory_sequence_ids: Tensor) -> None:
+    def __init__(self, model: T5Model, memory: Memory) -> None:
         self.model = model
         self.memory = memory
-        self.memory_sequence_ids = memory_sequence_ids
-        self.cache = DecoderCache(model.config.num_decoder_layers)
+        self.cache = DecoderCache()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.memory.hidden.device
 
     def __call__(self, tokens: Tensor) -> Tensor:
         """Logits float32 [b, v] after the tokens [b]."""
-        hidden = self.model.decoder(
-            self.model.shared(tokens[:, None]), None, self.memory, self.memory_sequence_ids, self.cache
-        )
+        hidden = self.model.decoder(self.model.embed(tokens[:, None]), None, self.memory, cache=self.cache)
         return self.model.project(hidden)[:, 0].float()
 
     def repeat(self, times: int) -> None:
         """Each row of the batch several times, for beams."""
-        self.memory = self.memory.repeat_interleave(times, dim=0)
-        self.memory_sequence_ids = self.memory_sequence_ids.repeat_interleave(times, dim=0)
+        self.memory = self.memory.repeat(times)
 
     def select(self, rows: Tensor) -> None:
         """Go on with these rows. The memory of a row never changes among its beams."""
@@ -84,7 +84,7 @@ class _Step:
 
 
 def _greedy(step: _Step, batch: int, max_new_tokens: int) -> Tensor:
-    tokens = torch.full((batch,), START_ID, device=step.memory.device)
+    tokens = torch.full((batch,), START_ID, device=step.device)
     done = torch.zeros(batch, dtype=torch.bool, device=tokens.device)
     said = []
     for _ in range(max_new_tokens):
@@ -98,7 +98,7 @@ def _greedy(step: _Step, batch: int, max_new_tokens: int) -> Tensor:
 
 def _beam_search(step: _Step, batch: int, max_new_tokens: int, beams: int, alpha: float) -> Tensor:
     """Mesh's `beam_search`: `beams` sequences alive and `beams` finished; 2 * beams candidates a step."""
-    device = step.memory.device
+    device = step.device
     vocabulary = step.model.config.vocab_size
     if 2 * beams > beams * vocabulary:
         raise ValueError(f"{beams} beams need a vocabulary of at least 2")

@@ -1,95 +1,536 @@
-"""T5Config from variables and shapes alone, saying what was read off them and what had to be assumed."""
+"""Architecture from variables and shapes alone, saying what was read off them and what had to be assumed.
+
+Kinds and sizes of layers, heads (from tables of relative positions), sharing and tying are in the variables.
+What is not: activations, what positions see of each other, how experts are filled. Those are assumed, in
+words that say how to override them, or asked for.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from porting.errors import ConfigError, Problem
 from porting.mapping import Shape
 from porting.port import ResolvedConfig
-from porting.ports.t5.config import T5Config
+from porting.ports.t5.architecture import Architecture, StackSpec
+from porting.ports.t5.config import FEED_FORWARD_ACTIVATIONS
+from porting.ports.t5.layer_specs import (
+    GATINGS,
+    AttentionSpec,
+    FeedForwardSpec,
+    LayerSpec,
+    MixtureSpec,
+    TalkingHeadsSpec,
+    is_self_attention,
+    reads_memory,
+)
 from porting.ports.t5.rules import is_weight
+from porting.ports.t5.scopes import SourceLayer, source_layers
+
+_USUAL_D_KV = 64
+# Vocabulary of T5's own SentencePiece model, padded -> where its 100 sentinels begin.
+_KNOWN_SENTINELS = {32128: 32000}
+_ACTIVATIONS = {1: ("relu",), 2: ("gelu", "linear")}
+_REMEDY = "Give it with --config FILE (an operative_config.gin or a config.json)."
 
 
-def infer_config(shapes: Mapping[str, Shape]) -> ResolvedConfig:
-    """The configuration that the variables of a Mesh T5 determine.
+@dataclass
+class _Reading:
+    """The variables, what was answered beforehand, and what is found on the way."""
+
+    shapes: Mapping[str, Shape]
+    answers: Mapping[str, Any]
+    problems: list[Problem] = field(default_factory=list)
+    assumed: dict[str, str] = field(default_factory=dict)
+
+    def answer(self, name: str, assumption: Any, why: str, how: str = "") -> Any:
+        """What was answered, else the assumption, which is then said."""
+        if self.answers.get(name) is not None:
+            return self.answers[name]
+        self.assumed.setdefault(
+            name, f"{why}: override with --config FILE.json that holds {how or _example(name, assumption)}"
+        )
+        return assumption
+
+    def refuse(self, key: str, expected: str, found: str) -> None:
+        problem = Problem(key, expected, found)
+        if problem not in self.problems:
+            self.problems.append(problem)
+
+    def find(self, pattern: str) -> dict[str, Shape]:
+        """Variables whose whole name matches."""
+        regex = re.compile(pattern)
+        return {name: shape for name, shape in self.shapes.items() if regex.fullmatch(name)}
+
+
+def _example(name: str, value: Any) -> str:
+    text = str(value).lower() if isinstance(value, bool) else f"{value}"
+    return f'{{"{name}": {text if isinstance(value, bool | int | float) else repr(text)}}}'.replace("'", '"')
+
+
+def infer_config(shapes: Mapping[str, Shape], answers: Mapping[str, Any] | None = None) -> ResolvedConfig:
+    """The architecture that the variables of a Mesh Transformer determine.
+
+    Args:
+        shapes: variable name -> shape.
+        answers: what is known beforehand, by the names that the assumptions say.
 
     Raises:
-        ConfigError: a variable that sizes are read off is missing or has the wrong rank; lists them all.
+        ConfigError: something that sizes are read off is missing or has the wrong rank, or cannot even be
+            assumed; lists it all.
     """
     weights = {name: shape for name, shape in shapes.items() if is_weight(name)}
-    layer = r"(?:encoder|decoder)/block_\d+/[^/]+"
-    embedding = _find(weights, r"shared/embedding")
-    bias = _find(weights, rf"{layer}/SelfAttention/relative_attention_bias")
-    query = _find(weights, rf"{layer}/SelfAttention/q")
-    inner = _find(weights, rf"{layer}/DenseReluDense/wi(?:_0)?/kernel")
-    wanted = {
-        "shared/embedding [vocab, d_model]": embedding,
-        "encoder/block_000/.../SelfAttention/relative_attention_bias [heads, buckets]": bias,
-        "encoder/block_000/.../SelfAttention/q [d_model, heads*d_kv]": query,
-        "encoder/block_000/.../DenseReluDense/wi/kernel or wi_0/kernel [d_model, d_ff]": inner,
-    }
-    counts = {stack: _count_blocks(weights, stack) for stack in ("encoder", "decoder")}
-    wanted |= {f"{stack}/block_000/...": (n, n) if n else None for stack, n in counts.items()}
-    problems = [
-        Problem(name, "a matrix to read sizes off", "no such variable" if shape is None else f"{shape}")
-        for name, shape in wanted.items()
-        if shape is None or len(shape) != 2
-    ]
-    if problems or not (embedding and bias and query and inner):
+    reading = _Reading(weights, answers or {})
+    architecture = _architecture(reading)
+    if reading.problems or architecture is None:
         raise ConfigError(
             "The configuration cannot be inferred from the variables.",
-            problems=problems,
-            remedy="Give it with --config FILE (an operative_config.gin or a config.json).",
+            problems=reading.problems,
+            remedy=_REMEDY,
         )
-    heads, buckets = bias
-    if heads < 1 or query[1] % heads:
-        raise ConfigError(
-            "The number of heads does not fit the attention kernels.",
-            problems=[Problem("SelfAttention/q", f"[d_model, a multiple of {heads} heads]", f"{query}")],
-        )
-    gated = _find(weights, rf"{layer}/DenseReluDense/wi_0/kernel") is not None
-    untied = _find(weights, r"decoder/logits/kernel") is not None
-    config = T5Config(
-        vocab_size=embedding[0],
-        d_model=embedding[1],
-        d_kv=query[1] // heads,
-        d_ff=inner[1],
-        num_layers=counts["encoder"],
-        num_decoder_layers=counts["decoder"],
-        num_heads=heads,
-        relative_attention_num_buckets=buckets,
-        feed_forward_proj="gated-gelu" if gated else "relu",
-        tie_word_embeddings=not untied,
-    )
-    activation = "gelu (tanh), as in T5 1.1; UL2 has silu" if gated else "relu, as in T5 1.0"
     return ResolvedConfig(
-        config=config,
+        config=architecture,
         origin="inferred from the variables and their shapes",
-        inferred=(
-            f"d_model {config.d_model}, {heads} heads of {config.d_kv}, d_ff {config.d_ff}, "
-            f"{config.num_layers} encoder and {config.num_decoder_layers} decoder blocks, "
-            f"vocabulary {config.vocab_size}, {buckets} relative-position buckets",
-            "output of its own (decoder/logits)"
-            if untied
-            else "output tied to the embedding (no decoder/logits)",
-            f"{'gated' if gated else 'single'} feed-forward projection",
-        ),
+        inferred=tuple(_in_words(architecture)),
         assumed=(
-            f"activation {activation}: override with --config FILE.json that holds"
-            ' {"feed_forward_proj": "gated-silu"}, say',
-            "layer_norm_epsilon 1e-06, relative_attention_max_distance 128, dropout_rate 0.1 (training only):"
-            " override them in the same way",
+            *reading.assumed.values(),
+            "layer_norm_epsilon 1e-06, relative_attention_max_distance 128, dropout_rate 0.1 (training only),"
+            " fold_scaling_into_initializer true, scale_embedding false: override them in the same way",
         ),
     )
 
 
-def _find(weights: Mapping[str, Shape], pattern: str) -> Shape | None:
-    regex = re.compile(pattern)
-    return next((shape for name, shape in weights.items() if regex.fullmatch(name)), None)
+def _architecture(reading: _Reading) -> Architecture | None:
+    scopes = _stack_scopes(reading)
+    if not scopes:
+        reading.refuse("encoder/block_000/...", "layers of a Transformer", "none")
+        return None
+    layers = {name: _layers(reading, name, scope, scopes) for name, scope in scopes.items()}
+    stacks: dict[str, Any] = {
+        name: _stack(reading, scopes, name, found) for name, found in layers.items() if found
+    }
+    vocabularies = _vocabularies(reading, scopes)
+    if reading.problems or not stacks:
+        return None
+    output = scopes[list(scopes)[-1]]
+    answered = {
+        name: reading.answers[name]
+        for name in ("layer_norm_epsilon", "dropout_rate", "label_smoothing", "loss_denominator",
+                     "loss_on_targets_only", "scale_embedding")
+        if reading.answers.get(name) is not None
+    }  # fmt: skip
+    return Architecture(
+        **vocabularies,
+        **stacks,
+        shared_embedding="shared/embedding" in reading.shapes,
+        tie_word_embeddings=f"{output}/logits/kernel" not in reading.shapes,
+        first_sentinel_id=_first_sentinel(reading, stacks, vocabularies["vocab_size"]),
+        **answered,
+    )
 
 
-def _count_blocks(weights: Mapping[str, Shape], stack: str) -> int:
-    numbers = (re.match(rf"{stack}/block_(\d+)/", name) for name in weights)
-    return max((int(match[1]) + 1 for match in numbers if match), default=0)
+def _stack_scopes(reading: _Reading) -> dict[str, str]:
+    """Name of each stack in the port -> its scope in the checkpoint."""
+    kinds = {
+        match[1]: True
+        for name in reading.shapes
+        if (match := re.match(r"([^/]+)/(?:block_\d+/)?[^/]+/(?:\w*Attention|DenseReluDense|MoE1D)/", name))
+    }
+    if any(name.startswith("encoder/") for name in reading.shapes):
+        return {"encoder": "encoder", "decoder": "decoder"}
+    has_memory = {scope for scope in kinds if reading.find(rf"{re.escape(scope)}/.*EncDecAttention/.*")}
+    if "encoder" in kinds or ("decoder" in kinds and "transformer" not in kinds and len(kinds) > 1):
+        return {"encoder": "encoder", "decoder": "decoder"}
+    if len(kinds) != 1:
+        for scope in kinds:
+            reading.refuse(scope, "an encoder and a decoder, or one stack alone", f"one of {len(kinds)}")
+        return {}
+    scope = next(iter(kinds))
+    if has_memory:  # an encoder that shares the decoder's variables
+        return {"encoder": scope, "decoder": scope}
+    why = "each position sees those before it (a language model), which the variables do not tell"
+    if reading.answer("autoregressive", True, why, '{"autoregressive": false}'):
+        return {"decoder": scope}
+    return {"encoder": scope}
+
+
+def _layers(reading: _Reading, name: str, scope: str, scopes: Mapping[str, str]) -> list[SourceLayer] | None:
+    """The layers of one block, in order; without scopes of blocks, of the whole stack."""
+    found = source_layers(list(reading.shapes), scope)
+    if found is None:
+        reading.refuse(f"{scope}/...", "layers whose order their names tell", "several of one kind, named")
+        return None
+    if name == "encoder" and scopes.get("decoder") == scope:
+        found = [layer for layer in found if not layer.kind.endswith("EncDecAttention")]
+    if not found:
+        reading.refuse(f"{scope}/block_000/...", "a matrix to read sizes off", "no such variable")
+        return None
+    if found[0].block is None and not all(re.fullmatch(r"layer_\d+", layer.name) for layer in found):
+        reading.refuse(
+            f"{scope}/{found[0].name}",
+            "to know how often layers repeat",
+            "named layers that all blocks share",
+        )
+        return None
+    return found
+
+
+def _stack(
+    reading: _Reading, scopes: Mapping[str, str], name: str, layers: Sequence[SourceLayer]
+) -> StackSpec | None:
+    scope = scopes[name]
+    heads = _Heads(reading, scope, layers, list(scopes.values()))
+    block = [layer for layer in layers if layer.block in (None, layers[0].block)]
+    specs = [_spec(reading, scope, layer, heads) for layer in block]
+    if reading.problems or any(spec is None for spec in specs):
+        return None
+    numbered = all(layer.name == f"layer_{i:03d}" for i, layer in enumerate(block))
+    is_language_model = name == "decoder" and len(scopes) == 1
+    prefix = False
+    if is_language_model:
+        why = "no part of a sequence sees all of itself, which the variables do not tell"
+        prefix = bool(reading.answer("input_full_attention", False, why, '{"input_full_attention": true}'))
+    relative = any(getattr(spec, "relative_attention_type", None) for spec in specs if spec is not None)
+    positions, max_length = _positions(reading, scope, relative=relative)
+    return StackSpec(
+        layers=tuple(spec for spec in specs if spec is not None),
+        num_blocks=1 if layers[0].block is None else max(layer.block or 0 for layer in layers) + 1,
+        autoregressive=name == "decoder",
+        input_full_attention=prefix,
+        positions=positions,
+        max_length=max_length,
+        scope=scope,
+        layer_names=() if numbered else tuple(layer.name for layer in block),
+        block_scope=layers[0].block is not None,
+    )
+
+
+def _positions(reading: _Reading, scope: str, *, relative: bool) -> tuple[str | None, int]:
+    for name in (f"{scope}/positional_embedding", "shared/positional_embedding"):
+        if name in reading.shapes:
+            return "learned", reading.shapes[name][0]
+    if relative and "positions" not in reading.answers:
+        return None, 512
+    why = "sinusoids for positions, as there is neither a table of them nor of relative ones"
+    answer = reading.answer("positions", "sinusoid", why, '{"positions": "none"}')
+    return None if answer in ("none", None) else answer, int(reading.answers.get("max_length", 512))
+
+
+def _vocabularies(reading: _Reading, scopes: Mapping[str, str]) -> dict[str, Any]:
+    first, last = (list(scopes.values())[i] for i in (0, -1))
+    shared = "shared/embedding" in reading.shapes
+    source = (
+        "shared/embedding"
+        if shared or (len(scopes) == 2 and first != last and f"{first}/embedding" not in (reading.shapes))
+        else f"{first}/embedding"
+    )
+    rows = {name: _matrix(reading, name, "[vocab, d_model]") for name in {source}}
+    embedding = rows[source]
+    if embedding is None:
+        return {}
+    vocab_size = embedding[0]
+    logits = reading.shapes.get(f"{last}/logits/kernel")
+    if not shared and f"{last}/embedding" in reading.shapes:
+        vocab_size = reading.shapes[f"{last}/embedding"][0]
+    if not shared and logits is not None and len(logits) == 2:
+        vocab_size = logits[1]
+    sizes = {"vocab_size": vocab_size, "d_model": embedding[1]}
+    return sizes if shared else {**sizes, "source_vocab_size": embedding[0]}
+
+
+def _first_sentinel(reading: _Reading, stacks: Mapping[str, Any], vocab_size: int) -> int | None:
+    specs = [spec for stack in stacks.values() for spec in stack.layers if reads_memory(spec)]
+    if not any(spec.relative_attention_type for spec in specs):
+        return None
+    known = _KNOWN_SENTINELS.get(vocab_size)
+    if known is None and reading.answers.get("first_sentinel_id") is None:
+        expected = 'an answer: --config FILE.json that holds {"first_sentinel_id": 32000}, say'
+        reading.refuse("first_sentinel_id", expected, "nothing in the checkpoint tells it")
+        return 0
+    why = f"spans are marked by ids from {known} on, as in T5's own vocabulary"
+    return int(reading.answer("first_sentinel_id", known, why))
+
+
+class _Heads:
+    """How many heads the attentions of a stack have: read off tables of relative positions, by width."""
+
+    def __init__(
+        self, reading: _Reading, scope: str, layers: Sequence[SourceLayer], all_scopes: Sequence[str]
+    ) -> None:
+        self.reading = reading
+        self.tables: dict[str, Shape] = {}
+        for layer in layers:
+            for prefix in ("", "enc_dec_"):
+                name = f"{scope}/{layer.scope}/{layer.kind}/{prefix}relative_attention_bias"
+                if name in reading.shapes:
+                    self.tables[f"{layer.scope}/{layer.kind}"] = reading.shapes[name]
+        scopes = "|".join(map(re.escape, all_scopes))
+        self.by_width: dict[int, tuple[int, ...]] = {}
+        # [heads, buckets] and [heads, d_kv, buckets]
+        for table, behind in (
+            ("(?:enc_dec_)?relative_attention_bias", 1),
+            ("relative_attention_ak/kernel", 2),
+        ):
+            for name, shape in reading.find(rf"(?:{scopes})/.*Attention/{table}").items():
+                query = reading.shapes.get(re.sub(table, "q", name))
+                if query is not None and len(query) == 2:
+                    self.by_width.setdefault(query[1], shape[:-behind])
+
+    def of(self, layer: str, width: int) -> tuple[int, ...] | None:
+        """Heads' dimensions of a layer whose queries are so wide; None if it cannot be told."""
+        dims = self.by_width.get(width)
+        if dims is None and self.by_width:  # as wide as the heads that are known
+            other, known = next(iter(self.by_width.items()))
+            d_kv = other // max(1, _product(known))
+            dims = (width // d_kv,) if width % d_kv == 0 else None
+        if dims is None:
+            dims = self._assumed(layer, width)
+        if dims is not None and width % max(1, _product(dims)):
+            heads = _product(dims)
+            self.reading.refuse(f"{layer}/q", f"[d_model, a multiple of {heads} heads]", f"[..., {width}]")
+            return None
+        return dims
+
+    def _assumed(self, layer: str, width: int) -> tuple[int, ...] | None:
+        given_heads, given_width = (self.reading.answers.get(name) for name in ("num_heads", "d_kv"))
+        if given_heads:
+            return (int(given_heads),)
+        if given_width and width % int(given_width) == 0:
+            return (width // int(given_width),)
+        if given_width or width % _USUAL_D_KV:
+            expected = 'how many heads it has: --config FILE.json that holds {"num_heads": 8} or {"d_kv": 64}'
+            self.reading.refuse(f"{layer}/q", expected, f"a width of {width} and no relative positions")
+            return None
+        why = f"d_kv {_USUAL_D_KV}, as there is no table of relative positions to count them by"
+        self.reading.answer("num_heads", width // _USUAL_D_KV, why)
+        return (width // _USUAL_D_KV,)
+
+
+def _product(dims: Sequence[int]) -> int:
+    total = 1
+    for n in dims:
+        total *= n
+    return total
+
+
+def _matrix(reading: _Reading, name: str, what: str) -> Shape | None:
+    shape = reading.shapes.get(name)
+    if shape is None or len(shape) != 2:
+        found = "no such variable" if shape is None else f"{shape}"
+        reading.refuse(f"{name} {what}", "a matrix to read sizes off", found)
+        return None
+    return shape
+
+
+def _spec(reading: _Reading, scope: str, layer: SourceLayer, heads: _Heads) -> LayerSpec | None:
+    path = f"{scope}/{layer.scope}/{layer.kind}"
+    if layer.kind == "DenseReluDense":
+        return _feed_forward(reading, path)
+    if layer.kind == "MoE1D":
+        return _mixture(reading, path)
+    if layer.kind.startswith("TalkingHeads"):
+        return _talking_heads(reading, path, layer, heads)
+    return _attention(reading, path, layer, heads)
+
+
+def _relative(layer: SourceLayer, heads: _Heads, dims: tuple[int, ...]) -> dict[str, Any]:
+    """Type and buckets of relative positions of a layer with these heads."""
+    own = heads.tables.get(f"{layer.scope}/{layer.kind}")
+    tables = {
+        where: shape
+        for where, shape in heads.tables.items()
+        if where.endswith(f"/{layer.kind}") and shape[:-1] == dims
+    }
+    if not tables:
+        return {}
+    kind = "bias" if own is not None and len(tables) > 1 else "bias_shared"
+    return {
+        "relative_attention_type": kind,
+        "relative_attention_num_buckets": next(iter(tables.values()))[-1],
+    }
+
+
+def _attention(reading: _Reading, path: str, layer: SourceLayer, heads: _Heads) -> AttentionSpec | None:
+    query = reading.shapes.get(f"{path}/q")
+    memory_name = next((f"{path}/{name}" for name in ("kv", "k") if f"{path}/{name}" in reading.shapes), None)
+    if query is None or len(query) < 2 or memory_name is None:
+        found = "no such variable" if query is None else f"{query}"
+        reading.refuse(f"{path}/q [d_model, heads*d_kv]", "a matrix to read sizes off", found)
+        return None
+    memory = reading.shapes[memory_name]
+    contextual = reading.shapes.get(f"{path}/relative_attention_ak/kernel")
+    own = heads.tables.get(f"{layer.scope}/{layer.kind}")
+    dims: tuple[int, ...] | None
+    # Variables of three dimensions state the heads; one head of two dimensions looks like combined ones.
+    combined = len(query) == 2
+    if not combined:
+        dims, d_kv = query[1:-1], query[-1]
+    else:
+        dims = contextual[:-2] if contextual else own[:-1] if own else heads.of(path, query[1])
+        if dims is None or query[1] % max(1, _product(dims)):
+            if dims is not None:
+                expected = f"[d_model, a multiple of {_product(dims)} heads]"
+                reading.refuse(f"{path}/q", expected, f"{query}")
+            return None
+        d_kv = query[1] // _product(dims)
+    num_heads = _product(dims)
+    memory_heads = _product(memory[1:]) // d_kv
+    relative: dict[str, Any]
+    if contextual:
+        relative = {
+            "relative_attention_type": "contextual",
+            "relative_attention_num_buckets": contextual[-1],
+        }
+    else:
+        relative = _relative(layer, heads, tuple(dims))
+    if relative and reading.answers.get("relative_attention_max_distance"):
+        relative["relative_attention_max_distance"] = reading.answers["relative_attention_max_distance"]
+    grouped = len(dims) == 2 or memory_heads != num_heads
+    return AttentionSpec(
+        kind=layer.kind,
+        num_heads=num_heads,
+        d_kv=d_kv,
+        num_memory_heads=memory_heads if grouped else 0,
+        shared_kv=memory_name.endswith("/kv"),
+        fold_scaling_into_initializer=bool(reading.answers.get("fold_scaling_into_initializer", True)),
+        combine_dims=combined,
+        **relative,
+    )
+
+
+def _talking_heads(
+    reading: _Reading, path: str, layer: SourceLayer, heads: _Heads
+) -> TalkingHeadsSpec | None:
+    """Each set of heads one dimension: named as in the published configs where they differ."""
+    names = {name: reading.shapes.get(f"{path}/{name}/kernel") for name in ("q", "k", "v")}
+    if any(shape is None or len(shape) != 3 for shape in names.values()):
+        for name, shape in names.items():
+            if shape is None or len(shape) != 3:
+                found = "no such variable" if shape is None else f"{shape}"
+                reading.refuse(f"{path}/{name}/kernel", "[d_model, heads, width]", found)
+        return None
+    query, value = names["q"], names["v"]
+    assert query is not None and value is not None
+    logits, weights = (reading.shapes.get(f"{path}/{name}/kernel") for name in ("logits", "weights"))
+    softmax = logits[-1] if logits else weights[0] if weights else query[1]
+    dynamic = []
+    for name in ("logits", "weights"):
+        number = len(reading.find(rf"{re.escape(path)}/{name}/{name}_dynamic_\d+/kernel"))
+        if number == 1 and not reading.answers.get("dynamic_projections"):
+            expected = 'which: --config FILE.json that holds {"dynamic_projections": ["x2l"]}, say'
+            reading.refuse(f"{path}/{name}", expected, "a dynamic projection from the input or the memory")
+        dynamic += [f"{source}2{name[0]}" for source in "xm"] if number == 2 else []
+    return TalkingHeadsSpec(
+        kind=layer.kind,
+        key_heads=(("key_heads" if logits else "heads", query[1]),),
+        softmax_heads=(("heads", softmax),),
+        value_heads=(("value_heads" if weights else "heads", value[1]),),
+        d_k=query[2],
+        d_v=value[2],
+        dynamic_projections=tuple(reading.answers.get("dynamic_projections") or dynamic),
+        **_relative(layer, heads, (softmax,)),
+    )
+
+
+def _activations(reading: _Reading, path: str) -> tuple[str, ...]:
+    number = len(reading.find(rf"{re.escape(path)}/(?:wi|wi_\d+)/kernel"))
+    given = reading.answers.get("activations")
+    if given is not None:
+        return tuple(given) if isinstance(given, list | tuple) else (str(given),)
+    for name in ("feed_forward_proj", "dense_act_fn"):
+        if reading.answers.get(name) in FEED_FORWARD_ACTIVATIONS:
+            return FEED_FORWARD_ACTIVATIONS[str(reading.answers[name])]
+    if number not in _ACTIVATIONS:
+        expected = 'to know its activations: --config FILE.json that holds {"activations": [...]}'
+        reading.refuse(f"{path}/wi", expected, f"a product of {number} projections")
+        return ("relu",) * max(1, number)
+    said = "gelu (tanh), as in T5 1.1; UL2 has silu" if number == 2 else "relu, as in T5 1.0"
+    reading.answer("activations", [], f"activation {said}", '{"feed_forward_proj": "gated-silu"}, say')
+    return _ACTIVATIONS[number]
+
+
+def _feed_forward(reading: _Reading, path: str) -> FeedForwardSpec | None:
+    projections = reading.find(rf"{re.escape(path)}/(?:wi|wi_\d+)/kernel")
+    name, shape = next(iter(projections.items()), (f"{path}/wi/kernel or wi_0/kernel", None))
+    if shape is None or len(shape) != 2:
+        found = "no such variable" if shape is None else f"{shape}"
+        reading.refuse(f"{name} [d_model, d_ff]", "a matrix to read sizes off", found)
+        return None
+    return FeedForwardSpec(
+        d_ff=shape[1],
+        activations=_activations(reading, path),
+        use_bias=f"{path}/wo/bias" in reading.shapes,
+    )
+
+
+def _mixture(reading: _Reading, path: str) -> MixtureSpec | None:
+    inner = next(iter(reading.find(rf"{re.escape(path)}/(?:wi|wi_0)/kernel").values()), ())
+    gating = next((g for g in GATINGS if f"{path}/{g}_gating/kernel" in reading.shapes), None)
+    if len(inner) != 3 or gating is None:
+        reading.refuse(path, "experts wi/kernel [experts, d_model, d_ff] and a gating kernel", f"{inner}")
+        return None
+    router = reading.shapes[f"{path}/{gating}_gating/kernel"]
+    usual = MixtureSpec(num_experts=1, d_ff=1)
+    why = (
+        "experts filled in groups of 1024 tokens (moe_group_size) with up to twice their share"
+        " (capacity_factor_eval), at least 4 (min_expert_capacity), router_aux_loss_coef 0.01,"
+        " use_second_place_loss false, and routers that see no embeddings but where they are as wide"
+        " (word_embed_mode), as Mesh does by default"
+    )
+    capacity = reading.answer("capacity_factor_eval", usual.capacity_factor, why)
+    coefficient = reading.answers.get("router_aux_loss_coef", usual.loss_coef)
+    spec = MixtureSpec(
+        num_experts=inner[0],
+        d_ff=inner[2],
+        activations=_activations(reading, path),
+        gating=gating,
+        group_size=int(reading.answers.get("moe_group_size", usual.group_size)),
+        capacity_factor=float(capacity),
+        min_expert_capacity=int(reading.answers.get("min_expert_capacity", usual.min_expert_capacity)),
+        loss_coef=float(coefficient),
+        word_embed_mode="concat" if router[0] == 2 * inner[1] else reading.answers.get("word_embed_mode"),
+        experts_per_token=_experts_per_token(reading, gating, inner[0]),
+    )
+    if gating in ("top_2", "top_n"):
+        why = "every token goes to its further experts too, as far as there is room (second_threshold: none)"
+        policy = reading.answer("second_policy", "all", why, '{"second_policy": "none"}')
+        spec = replace(
+            spec,
+            second_policy=str(policy),
+            second_threshold=float(reading.answers.get("second_threshold", spec.second_threshold)),
+            use_second_place_loss=bool(reading.answers.get("use_second_place_loss", False)),
+        )
+    return spec
+
+
+def _experts_per_token(reading: _Reading, gating: str, experts: int) -> int:
+    usual = {"top_n": 3, "ntlb": 4}.get(gating)
+    if usual is None:
+        return 0
+    why = f"{usual} experts for each token, as Mesh does by default"
+    return int(reading.answer("experts_per_token", min(usual, experts), why))
+
+
+def _in_words(architecture: Architecture) -> Iterator[str]:
+    """What was read off the variables."""
+    sizes = [f"d_model {architecture.d_model}", f"vocabulary {architecture.vocab_size}"]
+    for name, stack in architecture.stacks.items():
+        sizes.append(f"{name} of {len(stack.places)} layers in {stack.places[-1].block + 1} blocks")
+    yield ", ".join(sizes)
+    for name, stack in architecture.stacks.items():
+        for spec in dict.fromkeys(stack.layers):
+            if isinstance(spec, AttentionSpec) and is_self_attention(spec):
+                relative = spec.relative_attention_type
+                buckets = f"{spec.relative_attention_num_buckets} relative-position buckets ({relative})"
+                said = buckets if relative else "no relative positions"
+                yield f"{name}: {spec.num_heads} heads of {spec.d_kv}, {said}"
+            elif isinstance(spec, FeedForwardSpec):
+                kind = "gated" if len(spec.activations) > 1 else "single"
+                yield f"{name}: d_ff {spec.d_ff}, {kind} feed-forward projection"
+            elif isinstance(spec, MixtureSpec):
+                yield f"{name}: {spec.num_experts} experts of d_ff {spec.d_ff}, {spec.gating} gating"
+    tied = architecture.tie_word_embeddings
+    yield "output tied to the embedding (no decoder/logits)" if tied else "output of its own (decoder/logits)"

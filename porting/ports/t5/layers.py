@@ -5,18 +5,53 @@ Shapes: b batch, l length, d d_model, f d_ff.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from porting.ports.t5.config import T5Config
+from porting.ports.t5.context import StackContext
+from porting.ports.t5.layer_specs import FeedForwardSpec, MixtureSpec, activation_modules
 
-ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    "relu": nn.ReLU,
-    "gelu_new": lambda: nn.GELU(approximate="tanh"),
-    "silu": nn.SiLU,
+# By Mesh's names (its ops.py). Its gelu is the tanh approximation, its leaky_relu has slope 0.2.
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "identity": lambda x: x,
+    "relu": F.relu,
+    "gelu": lambda x: F.gelu(x, approximate="tanh"),
+    "swish": F.silu,
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+    "elu": F.elu,
+    "selu": F.selu,
+    "softplus": F.softplus,
+    "squared_relu": lambda x: F.relu(x).square(),
+    "leaky_relu": lambda x: F.leaky_relu(x, 0.2),
+    "square": torch.square,
+    "exp": torch.exp,
+    "sin": torch.sin,
+    "cos": torch.cos,
+    "abs": torch.abs,
+    "sign": torch.sign,
+    "negative": torch.neg,
 }
+
+
+class Activation(nn.Module):
+    """An activation function by Mesh's name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Elementwise."""
+        return ACTIVATIONS[self.name](x)
+
+    def extra_repr(self) -> str:
+        """The name, for `print(model)`."""
+        return self.name
 
 
 class Tap(nn.Identity):
@@ -26,6 +61,19 @@ class Tap(nn.Identity):
     def hooked(self) -> bool:
         """Whether anything listens."""
         return bool(self._forward_hooks)
+
+
+class TokenEmbedding(nn.Embedding):
+    """Embeds token ids [b, l] -> [b, l, d], scaled by d_model**0.5 if `scaled`."""
+
+    def __init__(self, rows: int, d_model: int, *, scaled: bool) -> None:
+        super().__init__(rows, d_model)
+        self.scaled = scaled
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """[b, l] -> [b, l, d]"""
+        embedded = super().forward(ids)
+        return embedded * self.embedding_dim**0.5 if self.scaled else embedded
 
 
 class RMSNorm(nn.Module):
@@ -54,22 +102,29 @@ class MaskPadding(nn.Module):
 
 
 class T5FeedForward(nn.Module):
-    """wo(act(wi(x))), or wo(act(wi_0(x)) * wi_1(x)) when gated."""
+    """wo(act(wi(x))), or a product of such factors: wo(act(wi_0(x)) * wi_1(x))."""
 
-    def __init__(self, config: T5Config) -> None:
+    def __init__(self, d_model: int, spec: FeedForwardSpec | MixtureSpec, dropout_rate: float) -> None:
         super().__init__()
-        self.gated = config.is_gated
-        if self.gated:
-            self.wi_0 = nn.Linear(config.d_model, config.d_ff, bias=False)
-            self.wi_1 = nn.Linear(config.d_model, config.d_ff, bias=False)
-        else:
-            self.wi = nn.Linear(config.d_model, config.d_ff, bias=False)
-        self.act = ACTIVATIONS[config.activation]()
+        use_bias = isinstance(spec, FeedForwardSpec) and spec.use_bias
+        self.factors = list(zip(spec.projections, activation_modules(spec.activations), strict=True))
+        for (name, act), function in zip(self.factors, spec.activations, strict=True):
+            self.add_module(name, nn.Linear(d_model, spec.d_ff, bias=use_bias))
+            if act:
+                self.add_module(act, Activation(function))
         self.hidden = Tap()
-        self.dropout = nn.Dropout(config.dropout_rate)
-        self.wo = nn.Linear(config.d_ff, config.d_model, bias=False)
+        self.dropout = nn.Dropout(dropout_rate)
+        self.wo = nn.Linear(spec.d_ff, d_model, bias=use_bias)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def inner(self, x: Tensor) -> Tensor:
+        """[..., d] -> [..., f]: the product of the factors."""
+        projected = (getattr(self, name)(x) for name, _ in self.factors)
+        factors = [
+            getattr(self, act)(p) if act else p for p, (_, act) in zip(projected, self.factors, strict=True)
+        ]
+        return math.prod(factors[1:], start=factors[0])
+
+    def forward(self, x: Tensor, context: StackContext) -> Tensor:
         """[b, l, d] -> [b, l, d]"""
-        hidden = self.act(self.wi_0(x)) * self.wi_1(x) if self.gated else self.act(self.wi(x))
-        return self.wo(self.dropout(self.hidden(hidden)))
+        del context  # positions do not meet here
+        return self.wo(self.dropout(self.hidden(self.inner(x))))

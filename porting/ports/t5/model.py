@@ -11,6 +11,8 @@ transformers' T5. What differs from transformers, because the original does it s
   values, not their mean: see `softmax` in attention.py.
 - The loss is the mean over all target positions, padding counted in the denominator.
 
+A stack is built from the list of layers in its spec, each kind of layer in a file of its own.
+
 Shapes are given in comments: b batch, l length (queries), m memory_length (keys and values), d d_model,
 v vocabulary.
 """
@@ -23,181 +25,178 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from porting.ports.t5.attention import T5Attention, Visibility, same_sequence, visibility_bias
-from porting.ports.t5.cache import AttentionCache, DecoderCache
-from porting.ports.t5.config import T5Config
+from porting.ports.t5.architecture import Architecture, Place, StackSpec
+from porting.ports.t5.attention import T5Attention
+from porting.ports.t5.cache import DecoderCache
+from porting.ports.t5.config import Config
+from porting.ports.t5.context import StackContext, Visibility, same_sequence, visibility_bias
 from porting.ports.t5.generation import generate
-from porting.ports.t5.layers import MaskPadding, RMSNorm, T5FeedForward, Tap
+from porting.ports.t5.layer_specs import AttentionSpec, FeedForwardSpec, MixtureSpec, is_self_attention
+from porting.ports.t5.layers import MaskPadding, RMSNorm, T5FeedForward, Tap, TokenEmbedding
+from porting.ports.t5.mixture import MixtureOfExperts
+from porting.ports.t5.positions import AddPositions, inputs_region, positions_to_sentinels
+from porting.ports.t5.sharing import share_parameters
+from porting.ports.t5.talking_heads import TalkingHeadsAttention
 
 
 class T5Layer(nn.Module):
     """Pre-norm and residual around one sublayer: x + dropout(sublayer(mask(norm(x))))."""
 
-    def __init__(self, config: T5Config) -> None:
+    def __init__(self, config: Architecture, stack: StackSpec, place: Place) -> None:
         super().__init__()
         self.layer_norm = RMSNorm(config.d_model, config.layer_norm_epsilon)
         self.mask_padding = MaskPadding()
+        self.name = config.module_name(place.spec)
+        self.add_module(self.name, sublayer(config, stack, place))
         self.dropout = nn.Dropout(config.dropout_rate)
 
-    def normed(self, x: Tensor, sequence_ids: Tensor | None) -> Tensor:
-        """What the sublayer reads, [b, l, d]."""
-        return self.mask_padding(self.layer_norm(x), sequence_ids)
-
-
-class T5LayerSelfAttention(T5Layer):
-    """Self-attention."""
-
-    def __init__(self, config: T5Config, *, bidirectional: bool, has_position_bias: bool) -> None:
-        super().__init__(config)
-        self.SelfAttention = T5Attention(
-            config, bidirectional=bidirectional, has_position_bias=has_position_bias
-        )
-
-    def forward(self, x: Tensor, masks: Masks, cache: AttentionCache | None) -> Tensor:
+    def forward(self, x: Tensor, context: StackContext) -> Tensor:
         """[b, l, d] -> [b, l, d]"""
-        normed = self.normed(x, masks.sequence_ids)
-        out = self.SelfAttention(normed, None, masks.itself, masks.position_bias, cache)
-        return x + self.dropout(out)
+        normed = self.mask_padding(self.layer_norm(x), context.sequence_ids)
+        return x + self.dropout(getattr(self, self.name)(normed, context))
 
 
-class T5LayerCrossAttention(T5Layer):
-    """Attention to the encoder's output."""
-
-    def __init__(self, config: T5Config) -> None:
-        super().__init__(config)
-        self.EncDecAttention = T5Attention(config)
-
-    def forward(self, x: Tensor, memory: Tensor, masks: Masks, cache: AttentionCache | None) -> Tensor:
-        """[b, l, d], [b, m, d] -> [b, l, d]"""
-        normed = self.normed(x, masks.sequence_ids)
-        return x + self.dropout(self.EncDecAttention(normed, memory, masks.memory, None, cache))
-
-
-class T5LayerFF(T5Layer):
-    """The feed-forward layer."""
-
-    def __init__(self, config: T5Config) -> None:
-        super().__init__(config)
-        self.DenseReluDense = T5FeedForward(config)
-
-    def forward(self, x: Tensor, masks: Masks) -> Tensor:
-        """[b, l, d] -> [b, l, d]"""
-        return x + self.dropout(self.DenseReluDense(self.normed(x, masks.sequence_ids)))
-
-
-@dataclass(frozen=True)
-class Masks:
-    """What the layers of one stack share.
-
-    Attributes:
-        sequence_ids: [b, l], 0 at padding; None when no position is padding.
-        itself: visibility in self-attention.
-        memory: visibility of the encoder's output.
-        position_bias: [h, l, m].
-    """
-
-    sequence_ids: Tensor | None
-    itself: Visibility
-    memory: Visibility
-    position_bias: Tensor
+def sublayer(config: Architecture, stack: StackSpec, place: Place) -> nn.Module:
+    """The module that a layer's spec describes. All are called with [b, l, d] and the stack's context."""
+    spec = place.spec
+    if isinstance(spec, FeedForwardSpec):
+        return T5FeedForward(config.d_model, spec, config.dropout_rate)
+    if isinstance(spec, MixtureSpec):
+        return MixtureOfExperts(config.d_model, spec, config.dropout_rate)
+    kind = T5Attention if isinstance(spec, AttentionSpec) else TalkingHeadsAttention
+    return kind(
+        config.d_model,
+        place,
+        bias_holder=stack.bias_holders.get(place.number),
+        bidirectional=stack.bidirectional or not is_self_attention(spec),
+    )
 
 
 class T5Block(nn.Module):
     """Self-attention, attention to the encoder in the decoder, feed-forward."""
 
-    def __init__(self, config: T5Config, *, is_decoder: bool, has_position_bias: bool) -> None:
+    def __init__(self, layers: list[T5Layer]) -> None:
         super().__init__()
-        self.is_decoder = is_decoder
-        layers: list[T5Layer] = [
-            T5LayerSelfAttention(config, bidirectional=not is_decoder, has_position_bias=has_position_bias)
-        ]
-        if is_decoder:
-            layers.append(T5LayerCrossAttention(config))
-        layers.append(T5LayerFF(config))
         self.layer = nn.ModuleList(layers)
 
-    def forward(
-        self,
-        x: Tensor,
-        memory: Tensor | None,
-        masks: Masks,
-        cache: tuple[AttentionCache, AttentionCache] | None = None,
-    ) -> Tensor:
+    def forward(self, x: Tensor, context: StackContext) -> Tensor:
         """[b, l, d] -> [b, l, d]"""
-        self_cache, memory_cache = cache or (None, None)
-        x = self.layer[0](x, masks, self_cache)
-        if self.is_decoder:
-            x = self.layer[1](x, memory, masks, memory_cache)
-        return self.layer[-1](x, masks)
+        for layer in self.layer:
+            x = layer(x, context)
+        return x
 
 
 class T5Stack(nn.Module):
     """The encoder or the decoder: blocks, a final norm, padding zeroed."""
 
-    def __init__(self, config: T5Config, *, is_decoder: bool) -> None:
+    def __init__(self, config: Architecture, stack: StackSpec, embedding: nn.Module) -> None:
         super().__init__()
-        self.is_decoder = is_decoder
-        num_layers = config.num_decoder_layers if is_decoder else config.num_layers
-        self.embed_tokens = Tap()  # the embeddings themselves are shared, and belong to the model
-        # The first block holds the relative position bias of the whole stack.
-        self.block = nn.ModuleList(
-            T5Block(config, is_decoder=is_decoder, has_position_bias=i == 0) for i in range(num_layers)
-        )
+        self.spec = stack
+        self.first_sentinel_id = config.first_sentinel_id if config.needs_sentinels else None
+        self.embed_tokens = embedding
+        if stack.positions:
+            self.embed_positions = AddPositions(stack.positions, stack.max_length, config.d_model)
+        blocks: list[list[T5Layer]] = [[] for _ in range(stack.places[-1].block + 1)]
+        for place in stack.places:
+            blocks[place.block].append(T5Layer(config, stack, place))
+        self.block = nn.ModuleList(T5Block(layers) for layers in blocks)
         self.final_layer_norm = RMSNorm(config.d_model, config.layer_norm_epsilon)
         self.mask_padding = MaskPadding()
         self.dropout = nn.Dropout(config.dropout_rate)
 
     def forward(
         self,
-        embeddings: Tensor,
+        tokens: Tensor,
         sequence_ids: Tensor | None,
-        memory: Tensor | None = None,
-        memory_sequence_ids: Tensor | None = None,
+        memory: Memory | None = None,
+        ids: Tensor | None = None,
+        inputs_part: Tensor | None = None,
         cache: DecoderCache | None = None,
+        losses: list[Tensor] | None = None,
     ) -> Tensor:
-        """Hidden states [b, l, d] from embeddings [b, l, d].
+        """Hidden states [b, l, d].
 
         Args:
-            embeddings: of the token ids; with a cache, of the next ones only.
+            tokens: embedded [b, l, d], or ids [b, l] where the stack has an embedding of its own; with a
+                cache, the next ones only.
             sequence_ids: [b, l]; None when no position is padding.
-            memory: the encoder's output [b, m, d], for the decoder.
-            memory_sequence_ids: [b, m].
+            memory: the encoder's output, for the decoder.
+            ids: [b, l], the token ids, for relative positions towards the encoder.
+            inputs_part: bool [b, l], positions that see all of the inputs part (prefix language models).
             cache: keys and values of the positions already decoded.
+            losses: what the layers add to the loss is appended here.
         """
         offset = cache.length if cache else 0
-        masks = self._masks(embeddings, sequence_ids, memory_sequence_ids, offset)
-        x = self.dropout(self.embed_tokens(embeddings))
-        for i, block in enumerate(self.block):
-            x = block(x, memory, masks, cache.blocks[i] if cache else None)
+        x = self.embed_tokens(tokens)
+        context = self._context(x, sequence_ids, memory, ids, inputs_part, cache, offset)
+        if self.spec.positions:
+            x = self.embed_positions(x, offset)
+        x = self.dropout(x)
+        for block in self.block:
+            x = block(x, context)
+        if cache:
+            cache.length += x.shape[1]
+        if losses is not None:
+            losses += context.losses
         x = self.dropout(self.final_layer_norm(x))
         return self.mask_padding(x, sequence_ids)
 
-    def _masks(
-        self, x: Tensor, sequence_ids: Tensor | None, memory_sequence_ids: Tensor | None, offset: int
-    ) -> Masks:
+    def _context(
+        self,
+        x: Tensor,
+        sequence_ids: Tensor | None,
+        memory: Memory | None,
+        ids: Tensor | None,
+        inputs_part: Tensor | None,
+        cache: DecoderCache | None,
+        offset: int,
+    ) -> StackContext:
         length = x.shape[1]
-        total = offset + length
+        queries = torch.arange(offset, offset + length, device=x.device)
+        keys = torch.arange(offset + length, device=x.device)
         biases = []
-        if self.is_decoder and length > 1:
-            queries = torch.arange(offset, total, device=x.device)[:, None]
-            biases.append(visibility_bias(queries >= torch.arange(total, device=x.device))[None, None])
+        if inputs_part is not None:  # the inputs part is read and written before everything else
+            priority = queries * ~inputs_part
+            biases.append(visibility_bias(priority[:, :, None] >= priority[:, None, :])[:, None])
+        elif self.spec.autoregressive and length > 1:
+            biases.append(visibility_bias(queries[:, None] >= keys)[None, None])
         if sequence_ids is not None:
             biases.append(visibility_bias(same_sequence(sequence_ids, sequence_ids)))
-        memory = Visibility()
-        if memory_sequence_ids is not None:
-            own = x.new_ones(x.shape[:2], dtype=torch.long) if sequence_ids is None else sequence_ids
-            memory = Visibility.of_memory(own, memory_sequence_ids)
-        return Masks(
+        context = StackContext(
             sequence_ids=sequence_ids,
-            itself=Visibility(sum(biases[1:], biases[0]) if biases else None),
-            memory=memory,
-            position_bias=self._first_attention().compute_position_bias(length, total, offset),
+            visibility=Visibility(sum(biases[1:], biases[0]) if biases else None),
+            relative_position=keys[None, :] - queries[:, None],
+            token_embeddings=x,
+            caches=cache.layers if cache else None,
         )
+        if memory is not None:
+            own = x.new_ones(x.shape[:2], dtype=torch.long) if sequence_ids is None else sequence_ids
+            context.memory = memory.hidden
+            context.memory_visibility = Visibility.of_memory(own, memory.sequence_ids)
+            if self.first_sentinel_id is not None:
+                context.memory_relative_position = positions_to_sentinels(
+                    None if cache else ids, own, memory.ids, memory.sequence_ids, self.first_sentinel_id
+                )
+        return context
 
-    def _first_attention(self) -> T5Attention:
-        attention = self.get_submodule("block.0.layer.0.SelfAttention")
-        assert isinstance(attention, T5Attention)
-        return attention
+
+@dataclass(frozen=True)
+class Memory:
+    """What the encoder hands to the decoder.
+
+    Attributes:
+        hidden: [b, m, d].
+        sequence_ids, ids: [b, m].
+    """
+
+    hidden: Tensor
+    sequence_ids: Tensor
+    ids: Tensor
+
+    def repeat(self, times: int) -> Memory:
+        """Each row of the batch several times in a row, for beams."""
+        tensors = (self.hidden, self.sequence_ids, self.ids)
+        return Memory(*(tensor.repeat_interleave(times, dim=0) for tensor in tensors))
 
 
 @dataclass(frozen=True)
@@ -207,16 +206,19 @@ class T5Output:
     Attributes:
         logits: [b, l, v].
         loss: scalar, Mesh's loss; None without labels.
-        encoder_last_hidden_state: [b, m, d].
+        encoder_last_hidden_state: [b, m, d]; None where there is no encoder.
     """
 
     logits: Tensor
     loss: Tensor | None
-    encoder_last_hidden_state: Tensor
+    encoder_last_hidden_state: Tensor | None
 
 
 class T5Model(nn.Module):
     """T5: an encoder and a decoder that share their embeddings, and logits over the vocabulary.
+
+    Others of the family may have embeddings of their own, or one stack alone: a language model (a decoder)
+    or an aligned model (an encoder, which says one token for each it reads).
 
     Example:
         model = load_model("model_dir")
@@ -225,14 +227,29 @@ class T5Model(nn.Module):
         model.generate(ids, max_new_tokens=32, num_beams=4)
     """
 
-    def __init__(self, config: T5Config) -> None:
+    shared: TokenEmbedding
+    encoder: T5Stack
+    decoder: T5Stack
+    lm_head: nn.Linear
+
+    def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
-        self.shared = nn.Embedding(config.vocab_size, config.d_model)
-        self.encoder = T5Stack(config, is_decoder=False)
-        self.decoder = T5Stack(config, is_decoder=True)
+        self.architecture = architecture = config.architecture
+        if architecture.shares_embedding:
+            self.shared = TokenEmbedding(
+                config.vocab_size, config.d_model, scaled=architecture.scale_embedding
+            )
+        for name, stack in architecture.stacks.items():
+            rows = architecture.embedding_rows[name]
+            scaled = architecture.scale_embedding
+            own = (
+                None if architecture.shares_embedding else TokenEmbedding(rows, config.d_model, scaled=scaled)
+            )
+            self.add_module(name, T5Stack(architecture, stack, own or Tap()))
         if not config.tie_word_embeddings:
             self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        share_parameters(self, architecture)
 
     def forward(
         self,
@@ -247,26 +264,29 @@ class T5Model(nn.Module):
         """Logits, and the loss when labels are given. Arguments are integers [b, length], masks also bool.
 
         Args:
-            input_ids: what the encoder reads; 0 is padding.
-            labels: what the decoder is to say; 0 is padding, and so is -100.
+            input_ids: what the encoder reads; 0 is padding. A language model reads them already shifted,
+                beginning with id 0.
+            labels: what the model is to say; 0 is padding, and so is -100.
             decoder_input_ids: what the decoder reads; by default the labels shifted right from id 0.
             attention_mask, decoder_attention_mask: 0 marks padding.
             sequence_ids, decoder_sequence_ids: for packed examples, which example a position belongs to,
-                0 for padding. By default `min(ids, 1)`; a decoder that is given its input ids and no
-                labels counts its first position, the start token, as real.
+                0 for padding. By default `min(ids, 1)`; of a language model, of its labels. One that is
+                given what it reads and no labels counts its first position, the start token, as real.
 
         Raises:
             ValueError: neither labels nor decoder_input_ids, or labels with ids below 0 other than -100.
         """
-        encoder_ids = _sequence_ids(input_ids.clamp(max=1), attention_mask, sequence_ids)
         if labels is not None:
             labels = labels.long().masked_fill(labels == -100, 0)
             if bool((labels < 0).any()):
                 raise ValueError("labels hold ids below 0 that are not -100")
+        if not self.architecture.is_encoder_decoder:
+            return self._one_stack(input_ids, labels, attention_mask, sequence_ids)
+        encoder_ids = _sequence_ids(input_ids.clamp(max=1), attention_mask, sequence_ids)
+        if labels is not None:
             own = labels.clamp(max=1)
         elif decoder_input_ids is not None:
-            own = decoder_input_ids.clamp(max=1)
-            own[:, :1] = 1
+            own = _said(decoder_input_ids)
         else:
             raise ValueError("give labels or decoder_input_ids")
         decoder_ids = _sequence_ids(own, decoder_attention_mask, decoder_sequence_ids)
@@ -274,17 +294,57 @@ class T5Model(nn.Module):
             assert labels is not None
             decoder_input_ids = shift_right(labels, decoder_ids)
 
-        memory = self.encoder(self.shared(input_ids), encoder_ids)
-        hidden = self.decoder(self.shared(decoder_input_ids), decoder_ids, memory, encoder_ids)
+        losses: list[Tensor] = []
+        memory = self.encode(input_ids, encoder_ids, losses)
+        part = _inputs_part(self.architecture.stacks["decoder"], decoder_input_ids, labels)
+        embedded = self.embed(decoder_input_ids)
+        hidden = self.decoder(embedded, decoder_ids, memory, decoder_input_ids, part, losses=losses)
         logits = self.project(hidden)
-        loss = None if labels is None else self.loss(logits, labels)
-        return T5Output(logits, loss, memory)
+        loss = None if labels is None else sum(losses, self.loss(logits, labels))
+        return T5Output(logits, loss, memory.hidden)
+
+    def _one_stack(
+        self, input_ids: Tensor, labels: Tensor | None, mask: Tensor | None, given: Tensor | None
+    ) -> T5Output:
+        """A language model, or an aligned one."""
+        name = self.architecture.output_stack
+        stack = self.architecture.stacks[name]
+        if not stack.autoregressive:
+            default = input_ids.clamp(max=1)
+        else:
+            default = _said(input_ids) if labels is None else labels.clamp(max=1)
+        ids = _sequence_ids(default, mask, given)
+        part = _inputs_part(stack, input_ids, labels)
+        losses: list[Tensor] = []
+        hidden = getattr(self, name)(self.embed(input_ids), ids, inputs_part=part, losses=losses)
+        logits = self.project(hidden)
+        loss = None if labels is None else sum(losses, self.loss(logits, labels))
+        return T5Output(logits, loss, None)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Token ids [b, l] as a stack takes them: embedded [b, l, d] where the embedding is shared."""
+        return self.shared(ids) if self.architecture.shares_embedding else ids
+
+    def encode(self, input_ids: Tensor, sequence_ids: Tensor, losses: list[Tensor] | None = None) -> Memory:
+        """The encoder's output for ids [b, m]."""
+        hidden = self.encoder(self.embed(input_ids), sequence_ids, losses=losses)
+        return Memory(hidden, sequence_ids, input_ids)
 
     def project(self, hidden: Tensor) -> Tensor:
         """[b, l, d] -> logits [b, l, v]. A tied output scales hidden states by d_model**-0.5."""
-        if self.config.tie_word_embeddings:
-            return F.linear(hidden * self.config.d_model**-0.5, self.shared.weight)
-        return self.lm_head(hidden)
+        if not self.config.tie_word_embeddings:
+            return self.lm_head(hidden)
+        if not self.architecture.scale_embedding:
+            hidden = hidden * self.config.d_model**-0.5
+        return F.linear(hidden, self.output_embedding.weight)
+
+    @property
+    def output_embedding(self) -> nn.Embedding:
+        """The embedding that a tied output shares."""
+        stack = self.get_submodule(self.architecture.output_stack)
+        embedding = self.shared if self.architecture.shares_embedding else stack.get_submodule("embed_tokens")
+        assert isinstance(embedding, nn.Embedding)
+        return embedding
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Cross entropy as Mesh evaluates it: summed over real targets, divided by all positions.
@@ -303,6 +363,8 @@ class T5Model(nn.Module):
             label_smoothing=self.config.label_smoothing,
         )
         real = (labels.flatten() > 0).float()
+        if self.architecture.loss_on_targets_only:
+            real = real * ~inputs_region(labels).flatten()
         return (each * real).sum() / (self.config.loss_denominator or labels.numel())
 
     @torch.no_grad()
@@ -328,6 +390,25 @@ def shift_right(labels: Tensor, sequence_ids: Tensor) -> Tensor:
     shifted = torch.cat([first, labels[:, :-1]], dim=1)
     previous_ids = torch.cat([first.to(sequence_ids.dtype), sequence_ids[:, :-1]], dim=1)
     return shifted * (previous_ids == sequence_ids)
+
+
+def _said(input_ids: Tensor) -> Tensor:
+    """Sequence ids of what a decoder has said so far: `min(ids, 1)`, the start token counted as real."""
+    ids = input_ids.clamp(max=1)
+    ids[:, :1] = 1
+    return ids
+
+
+def _inputs_part(stack: StackSpec, input_ids: Tensor, labels: Tensor | None) -> Tensor | None:
+    """Positions that see all of the inputs part of their example, bool [b, l]; None if there is none.
+
+    The last is the one that says the first target. Without labels, they are what was shifted right to the
+    inputs; the last of them is not known, and decides nothing.
+    """
+    if not stack.input_full_attention:
+        return None
+    part = inputs_region(F.pad(input_ids[:, 1:], (0, 1)) if labels is None else labels)
+    return part | F.pad(part, (1, -1))
 
 
 def _sequence_ids(default: Tensor, mask: Tensor | None, given: Tensor | None) -> Tensor:

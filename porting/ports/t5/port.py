@@ -8,14 +8,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from porting.errors import ConfigError, Problem
+from porting.errors import ConfigError
 from porting.mapping import Shape
 from porting.port import Port, ResolvedConfig
-from porting.ports.t5.config import REQUIRED, T5Config
-from porting.ports.t5.from_gin import config_from_gin, gin_from_config
+from porting.ports.t5.architecture import MODEL_TYPE
+from porting.ports.t5.config import REQUIRED, Config, config_from_json, spelling
+from porting.ports.t5.from_gin import config_from_gin
 from porting.ports.t5.infer import infer_config
 from porting.ports.t5.rules import recognises, rules
 from porting.ports.t5.taps import taps
+from porting.ports.t5.to_gin import gin_from_config
+from porting.ports.t5.token_ids import check_ids, random_ids
 
 if TYPE_CHECKING:
     import torch
@@ -29,22 +32,19 @@ def read_config(path: Path, shapes: Mapping[str, Shape]) -> ResolvedConfig:
     What a config.json leaves open is inferred from the variables, so that one line is enough to override an
     assumption: {"feed_forward_proj": "gated-silu"}.
     """
-    if path.suffix == ".json":
-        content = _read_json(path)
-        if all(name in content for name in REQUIRED):
-            return ResolvedConfig(T5Config.from_json(content), origin=str(path))
-        inferred = infer_config(shapes)
-        config = T5Config.from_json({**inferred.config.to_json(), **content})
-        return replace(inferred, config=config, origin=f"{path}, the rest {inferred.origin}", assumed=())
-    embedding = shapes.get("shared/embedding")
-    if embedding is None or len(embedding) != 2:
-        found = "no such variable" if embedding is None else f"shape {embedding}"
-        raise ConfigError(
-            "The vocabulary's size cannot be read off the checkpoint.",
-            problems=[Problem("shared/embedding", "a matrix [vocab, d_model]", found)],
-        )
-    config = config_from_gin(path, vocab_size=embedding[0])
-    return ResolvedConfig(config, origin=str(path), original_text=path.read_text(encoding="utf-8"))
+    if path.suffix != ".json":
+        config, assumed = config_from_gin(path, shapes)
+        text = path.read_text(encoding="utf-8")
+        return ResolvedConfig(config, origin=str(path), assumed=assumed, original_text=text)
+    content = _read_json(path)
+    if content.get("model_type") == MODEL_TYPE or all(name in content for name in REQUIRED):
+        return ResolvedConfig(config_from_json(content), origin=str(path))
+    inferred = infer_config(shapes, content)
+    short = spelling(inferred.config)
+    answered: Config = config_from_json({**short.to_json(), **content})
+    if answered == short:  # the answers changed nothing more: where the layers lie stays known
+        answered = inferred.config
+    return replace(inferred, config=answered, origin=f"{path}, the rest {inferred.origin}")
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -57,7 +57,12 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def build(config: T5Config) -> torch.nn.Module:
+def config_to_json(config: Config) -> dict[str, Any]:
+    """In transformers' terms where it has the architecture."""
+    return spelling(config.architecture).to_json()
+
+
+def build(config: Config) -> torch.nn.Module:
     """The PyTorch model, on the current default device."""
     from porting.ports.t5.model import T5Model
 
@@ -81,7 +86,7 @@ def run(model: torch.nn.Module, inputs: Inputs) -> Mapping[str, torch.Tensor]:
     return {"logits": output.logits, "loss": output.loss}
 
 
-def extra_files(config: T5Config) -> Mapping[str, Any]:
+def extra_files(config: Config) -> Mapping[str, Any]:
     """`generation_config.json`: transformers wants the start token there too."""
     del config
     return {"generation_config.json": {"decoder_start_token_id": 0, "eos_token_id": 1, "pad_token_id": 0}}
@@ -89,19 +94,20 @@ def extra_files(config: T5Config) -> Mapping[str, Any]:
 
 PORT = Port(
     name="t5",
-    model_types=("t5", "mt5"),
+    model_types=("t5", "mt5", "switch_transformers", MODEL_TYPE),
     recognises=recognises,
     read_config=read_config,
     infer_config=infer_config,
     config_files=("operative_config.gin", "config.json"),
-    config_from_json=T5Config.from_json,
-    config_to_json=T5Config.to_json,
+    config_from_json=config_from_json,
+    config_to_json=config_to_json,
     extra_files=extra_files,
     rules=rules,
     build=build,
     run=run,
     taps=taps,
-    vocabulary=lambda config: config.vocab_size,
+    random_inputs=random_ids,
+    check_inputs=check_ids,
     reference="porting.ports.t5.reference:run",
     reference_config=gin_from_config,
 )

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from porting.inputs import Inputs
+from porting.ports.t5.config import config_from_json
 from porting.ports.t5.taps import MASKED_BELOW
 from porting.references.mesh_tf import (
     Feed,
@@ -37,13 +38,13 @@ def run(request: Mapping[str, Any]) -> None:
     """Run the original on a checkpoint and write a trace.
 
     Args:
-        request: `checkpoint` (prefix), `gin` (config text), `vocab_size`, `inputs` (a directory with a
-            trace's inputs), `trace` (where to write), `metadata` (to write along).
+        request: `checkpoint` (prefix), `gin` (config text), `config` (config.json's contents), `inputs` (a
+            directory with a trace's inputs), `trace` (where to write), `metadata` (to write along).
     """
     mesh = import_mesh_tensorflow()
     parse_gin(mesh, request["gin"])
     inputs = read_trace(request["inputs"]).inputs
-    model = build(mesh, request["vocab_size"])
+    model = build_from_config(mesh, request["config"])
     graph = mesh.mtf.Graph()
     mtf_mesh = mesh.mtf.Mesh(graph, "mesh")
     recorder = Recorder()
@@ -59,10 +60,11 @@ def run(request: Mapping[str, Any]) -> None:
     writer = TraceWriter(Path(request["trace"]), inputs)
     for record, value in zip(recorder.records, values, strict=True):
         hidden_below = MASKED_BELOW if record.name.endswith(".scores") else None
+        names, array = _without_replicas(dimension_names(record.tensor), np.asarray(value, np.float32))
         writer.add(
             record.name,
-            np.asarray(value, np.float32),
-            dimension_names(record.tensor),
+            array,
+            names,
             original_name=record.original_name,
             hidden_below=hidden_below,
         )
@@ -80,10 +82,51 @@ def run(request: Mapping[str, Any]) -> None:
     )
 
 
-def build(mesh: Mesh, vocab_size: int) -> Any:
-    """The original's Bitransformer, from the gin config that was parsed."""
-    return mesh.transformer.make_bitransformer(
-        input_vocab_size=vocab_size, output_vocab_size=vocab_size, layout="", mesh_shape=""
+def _without_replicas(names: tuple[str, ...], array: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
+    """Without Mesh's dimension of expert replicas, of which there is one here."""
+    if "outer_batch" not in names:
+        return names, array
+    axis = names.index("outer_batch")
+    return names[:axis] + names[axis + 1 :], array.squeeze(axis)
+
+
+def build_from_config(mesh: Mesh, content: Mapping[str, Any]) -> Any:
+    """The original's model, from the gin config that was parsed and what Mesh takes from elsewhere."""
+    architecture = config_from_json(content).architecture
+    sizes = list(architecture.embedding_rows.values())
+    output = architecture.vocab_size
+    if architecture.first_sentinel_id is not None:
+        # Mesh counts sentinels from the end of the vocabulary before it was padded.
+        number = mesh.gin.query_parameter("relative_position_spans.num_sentinels")
+        output = architecture.first_sentinel_id + number
+        sizes[0] = output if architecture.shares_embedding else sizes[0]
+    if architecture.is_encoder_decoder:
+        return build(mesh, "bitransformer", sizes[0], output)
+    kind = "lm" if architecture.encoder is None else "aligned"
+    scope = architecture.stacks[architecture.output_stack].scope
+    return build(mesh, kind, sizes[0], output, scope)
+
+
+def build(mesh: Mesh, kind: str, input_vocab: int, output_vocab: int, scope: str = "transformer") -> Any:
+    """The original's Bitransformer or Unitransformer, as `build_model` in Mesh's utils.py builds it.
+
+    Args:
+        mesh: the original, its gin config parsed.
+        kind: bitransformer, lm, delimited_lm or aligned.
+        input_vocab, output_vocab: sizes of the vocabularies, which Mesh pads.
+        scope: of a single stack's variables.
+    """
+    vocabularies = {"input_vocab_size": input_vocab, "output_vocab_size": output_vocab}
+    # Mixtures of experts read layout and mesh_shape: "" is one device.
+    if kind == "bitransformer":
+        return mesh.transformer.make_bitransformer(**vocabularies, layout="", mesh_shape="")
+    return mesh.transformer.Unitransformer(
+        autoregressive=kind != "aligned",
+        layer_stack=mesh.transformer.make_layer_stack(),
+        name=scope,
+        layout="",
+        mesh_shape="",
+        **vocabularies,
     )
 
 
@@ -98,13 +141,23 @@ def call(mesh: Mesh, mtf_mesh: Any, model: Any, inputs: Inputs, mode: str = "eva
     def feed(name: str, values: np.ndarray | None, dims: list[Any]) -> Any:
         return None if values is None else import_feed(mesh, mtf_mesh, Feed(name, values, dims))
 
+    ids, targets = feed("inputs", inputs.inputs, encoder), feed("targets", inputs.targets, decoder)
+    settings = {
+        "inputs": ids,
+        "targets": targets,
+        "compute_loss": True,
+        "mode": mode,
+        "variable_dtype": mtf.VariableDType(tf.float32, tf.float32, tf.float32),
+    }
+    sequence_ids = feed("encoder_sequence_id", inputs.sequence_ids, encoder)
+    if isinstance(model, mesh.transformer.Unitransformer):
+        if sequence_ids is None:  # where there is padding, as datasets say it in training
+            sequence_ids = mtf.minimum(targets if model.autoregressive else ids, 1)
+        logits, loss = model.call_simple(**settings, sequence_id=sequence_ids)
+        return logits, loss
     logits, loss = model.call_simple(
-        inputs=feed("inputs", inputs.inputs, encoder),
-        targets=feed("targets", inputs.targets, decoder),
-        compute_loss=True,
-        mode=mode,
-        variable_dtype=mtf.VariableDType(tf.float32, tf.float32, tf.float32),
-        encoder_sequence_id=feed("encoder_sequence_id", inputs.sequence_ids, encoder),
+        **settings,
+        encoder_sequence_id=sequence_ids,
         decoder_sequence_id=feed("decoder_sequence_id", inputs.decoder_sequence_ids, decoder),
     )
     return logits, loss
@@ -117,6 +170,7 @@ class _Position:
     recorder: Recorder
     tf: Any
     path: str = ""
+    kind: str = ""
     recorded: set[str] = field(default_factory=set)
 
     def record(self, what: str, original: str, tensor: Any) -> None:
@@ -133,25 +187,33 @@ class _Position:
 
 @contextmanager
 def tapped(mesh: Mesh, model: Any, recorder: Recorder) -> Iterator[None]:
-    """Record the tensors of a Bitransformer while its graph is built inside the block."""
+    """Record the tensors of a Bitransformer or Unitransformer while its graph is built inside the block."""
     position = _Position(recorder, mesh.tf)
-    for stack, transformer in (("encoder", model.encoder), ("decoder", model.decoder)):
-        _tap_stack(position, stack, transformer.layer_stack)
-    layers = mesh.mtf.layers
-    params = mesh.attention.AttentionParams
+    if isinstance(model, mesh.transformer.Unitransformer):
+        stacks = {"decoder" if model.autoregressive else "encoder": model}
+    else:
+        stacks = {"encoder": model.encoder, "decoder": model.decoder}
+    layers = [layer for stack in stacks.values() for layer in stack.layer_stack.layers]
+    has_experts = any(type(layer).__name__ == "MoE1D" for layer in layers)
+    for name, transformer in stacks.items():
+        _tap_stack(position, name, transformer.layer_stack, has_experts=has_experts)
+    params, talking = mesh.attention.AttentionParams, mesh.transformer_layers.TalkingHeadsSelfAttention
     with ExitStack() as patches:
-        for name in ("q", "k", "v"):
-            patches.enter_context(replaced(params, f"compute_{name}", _returns(position, name, name)))
-        patches.enter_context(replaced(params, "compute_output", _returns(position, "o", "o")))
-        patches.enter_context(
-            replaced(mesh.attention, "attention", _returns(position, "attended", "attention"))
-        )
-        patches.enter_context(replaced(mesh.mtf, "softmax", functools.partial(_tap_softmax, position)))
-        patches.enter_context(replaced(mesh.mtf, "gather", functools.partial(_tap_bucket_lookup, position)))
-        patches.enter_context(replaced(layers, "dense", functools.partial(_tap_dense, position)))
-        patches.enter_context(
-            replaced(layers, "dense_product", _returns(position, "hidden", "dense_product"))
-        )
+
+        def patch(owner: Any, name: str, wrap: Callable[[Any], Any]) -> None:
+            patches.enter_context(replaced(owner, name, wrap))
+
+        patch(params, "compute_q", functools.partial(_tap_queries, position))
+        for name in ("k", "v", "kv"):
+            patch(params, f"compute_{name}", _returns(position, name, name))
+        patch(params, "compute_output", _returns(position, "o", "o"))
+        patch(mesh.attention, "attention", _returns(position, "attended", "attention"))
+        patch(talking, "talking_heads", functools.partial(_tap_talking_heads, position))
+        patch(talking, "compute_y", functools.partial(_tap_talking_heads_output, position))
+        patch(mesh.mtf, "softmax", functools.partial(_tap_softmax, position))
+        patch(mesh.mtf, "gather", functools.partial(_tap_bucket_lookup, position))
+        patch(mesh.mtf.layers, "dense", functools.partial(_tap_dense, position))
+        patch(mesh.mtf.layers, "dense_product", _returns(position, "hidden", "dense_product"))
         yield
 
 
@@ -170,6 +232,39 @@ def _returns(position: _Position, name: str, original: str) -> Callable[[Any], A
     return wrap
 
 
+def _tap_queries(position: _Position, compute_q: Callable[..., Any]) -> Callable[..., Any]:
+    """Queries, which Mesh returns scaled where scaling was not folded into the initializer."""
+
+    def wrapped(params: Any, x: Any) -> Any:
+        result = compute_q(params, x)
+        position.record("q" if params.fold_scaling_into_initializer else "scaled_q", "q", result)
+        return result
+
+    return wrapped
+
+
+def _tap_talking_heads(position: _Position, talking_heads: Callable[..., Any]) -> Callable[..., Any]:
+    """What a projection across heads returns; where there is none, nothing is recorded."""
+
+    def wrapped(layer: Any, context: Any, inp: Any, name: str, *args: Any, **kwargs: Any) -> Any:
+        result = talking_heads(layer, context, inp, name, *args, **kwargs)
+        if result is not inp:
+            position.record(name, name, result)
+        return result
+
+    return wrapped
+
+
+def _tap_talking_heads_output(position: _Position, compute_y: Callable[..., Any]) -> Callable[..., Any]:
+    """The attended values go into the output projection."""
+
+    def wrapped(layer: Any, context: Any, attended: Any) -> Any:
+        position.record("attended", "u", attended)
+        return compute_y(layer, context, attended)
+
+    return wrapped
+
+
 def _tap_softmax(position: _Position, softmax: Callable[..., Any]) -> Callable[..., Any]:
     """Attention scores go into the softmax over memory_length, weights come out."""
 
@@ -177,7 +272,10 @@ def _tap_softmax(position: _Position, softmax: Callable[..., Any]) -> Callable[.
         weights = softmax(x, reduced_dim, *args, **kwargs)
         if getattr(reduced_dim, "name", "") == "memory_length":
             position.record("scores", "logits", x)
-            position.record("weights", "weights", weights)
+            # Talking heads mix once more before they call it weights.
+            position.record(
+                "softmax" if position.kind.startswith("Talking") else "weights", "weights", weights
+            )
         return weights
 
     return wrapped
@@ -195,36 +293,50 @@ def _tap_bucket_lookup(position: _Position, gather: Callable[..., Any]) -> Calla
     return wrapped
 
 
+# Names of dense layers in the original -> of the port's modules, where their output is one.
+_DENSE = {
+    "TalkingHeads": {"q": "q", "k": "k", "v": "v", "y": "o"},
+    "MoE1D": {"wo": "expert_outputs"},
+}
+
+
 def _tap_dense(position: _Position, dense: Callable[..., Any]) -> Callable[..., Any]:
-    """A dense layer before its activation (wi_0), and the activation (act) where it has one."""
+    """A dense layer, before its activation and behind it where it has one; what experts and router read."""
 
     def wrapped(x: Any, *args: Any, **kwargs: Any) -> Any:
         name, activation = kwargs.get("name") or "", kwargs.get("activation")
-        if activation is not None:
+        if position.kind == "MoE1D" and name in ("wi", "wi_0"):
+            position.record("expert_inputs", "expert_inputs", x)
+        if position.kind == "DenseReluDense" and activation is not None:
 
             def recorded(projection: Any) -> Any:
                 position.record(name, "", projection)
                 active = activation(projection)
-                position.record("act", getattr(activation, "__name__", "activation"), active)
+                number = name.partition("_")[2]
+                label = "act" if number in ("", "0") else f"act_{number}"
+                position.record(label, getattr(activation, "__name__", "activation"), active)
                 return active
 
             return dense(x, *args, **{**kwargs, "activation": recorded})
         result = dense(x, *args, **kwargs)
-        if name.startswith(("wi", "wo")):
+        if position.kind == "DenseReluDense" and name.startswith(("wi", "wo")):
             position.record(name, name, result)
+        elif name.endswith("_gating"):
+            position.record("router.logits", name, result)
+        else:
+            kind = "TalkingHeads" if position.kind.startswith("TalkingHeads") else position.kind
+            if name in _DENSE.get(kind, {}):
+                position.record(_DENSE[kind][name], name, result)
         return result
 
     return wrapped
 
 
-def _tap_stack(position: _Position, stack: str, layer_stack: Any) -> None:
+def _tap_stack(position: _Position, stack: str, layer_stack: Any, *, has_experts: bool) -> None:
     """Tap the layers of one stack: what goes into each, its norm, and the sum that leaves it."""
-    blocks = sum(type(layer).__name__ == "SelfAttention" for layer in layer_stack.layers)
-    layers_in_block = len(layer_stack.layers) // blocks
+    kinds = [type(layer).__name__ for layer in layer_stack.layers]
+    paths = _paths(stack, kinds)
     owner_of_norm = ""  # the layer that a norm belongs to, or the stack's end
-
-    def path_of(number: int) -> str:
-        return f"{stack}.block.{number // layers_in_block}.layer.{number % layers_in_block}"
 
     def tap_norm(sublayer: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(sublayer)
@@ -240,7 +352,7 @@ def _tap_stack(position: _Position, stack: str, layer_stack: Any) -> None:
 
     def tapped_layer_fn(x: Any, layer: Any, context: Any) -> Any:
         nonlocal owner_of_norm
-        path = path_of(context.layer_index)
+        path = paths[context.layer_index]
         owner_of_norm = f"{path}."
         result = layer_fn(x, layer, context)
         owner_of_norm = f"{stack}.final_"
@@ -248,28 +360,47 @@ def _tap_stack(position: _Position, stack: str, layer_stack: Any) -> None:
         return result
 
     def tapped_call(context: Any, x: Any) -> Any:
-        position.absolute(f"{stack}.embed_tokens", "embedding", x)
+        position.absolute(f"{stack}.embed_tokens", "embedding", context.input_embeddings)
+        if x is not context.input_embeddings:
+            position.absolute(f"{stack}.embed_positions", "positional_embedding", x)
         result = call(context, x)
         position.absolute(stack, "output", result)
         return result
 
-    for number, layer in enumerate(layer_stack.layers):
-        layer.call = _tap_layer(position, path_of(number), type(layer).__name__, layer.call)
+    for layer, path, kind in zip(layer_stack.layers, paths, kinds, strict=True):
+        module = "mlp" if has_experts and kind in ("DenseReluDense", "MoE1D") else kind
+        layer.call = _tap_layer(position, path, module, kind, layer.call)
     layer_stack._sublayers_per_layer = [tap_norm(s) for s in layer_stack._sublayers_per_layer]
     layer_stack._sublayers_final = [tap_norm(s) for s in layer_stack._sublayers_final]
     layer_stack._layer_fn = tapped_layer_fn
     layer_stack.call = tapped_call
 
 
-def _tap_layer(position: _Position, path: str, kind: str, call: Callable[..., Any]) -> Callable[..., Any]:
+def _paths(stack: str, kinds: list[str]) -> list[str]:
+    """The port's path of each layer: a block begins at the first one, and at each self-attention."""
+    paths: list[str] = []
+    block, index = -1, 0
+    for number, kind in enumerate(kinds):
+        begins = number == 0 or kind.endswith("SelfAttention")
+        block, index = (block + 1, 0) if begins else (block, index + 1)
+        paths.append(f"{stack}.block.{block}.layer.{index}")
+    return paths
+
+
+def _tap_layer(
+    position: _Position, path: str, module: str, kind: str, call: Callable[..., Any]
+) -> Callable[..., Any]:
     """Record what goes into a layer, and let what it computes inside be recorded under its path."""
 
     def wrapped(context: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
         position.absolute(f"{path}.mask_padding", "input", x)
-        position.path = f"{path}.{kind}"
+        position.path, position.kind = f"{path}.{module}", kind
         try:
-            return call(context, x, *args, **kwargs)
+            result = call(context, x, *args, **kwargs)
         finally:
-            position.path = ""
+            position.path = position.kind = ""
+        if kind == "MoE1D":
+            position.absolute(f"{path}.{module}", "output", result)
+        return result
 
     return wrapped

@@ -7,63 +7,116 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from porting.ports.t5.config import T5Config
+from porting.ports.t5.architecture import Architecture, StackSpec
+from porting.ports.t5.config import Config
+from porting.ports.t5.layer_specs import (
+    AttentionSpec,
+    Dims,
+    FeedForwardSpec,
+    TalkingHeadsSpec,
+    activation_modules,
+    is_self_attention,
+    kernel_dims,
+)
 from porting.tap import Tap
 
 HIDDEN = "batch length d_model"
-# Scores of hidden positions are around -1e9 (MASK_BIAS in attention.py): float32 has no digits left there.
+# Scores of hidden positions are around -1e9 (MASK_BIAS in context.py): float32 has no digits left there.
 MASKED_BELOW = -1e8
 
 
-def taps(config: T5Config) -> list[Tap]:
+def taps(config: Config) -> list[Tap]:
     """Every tapped tensor of a T5 of this configuration, stack by stack."""
+    architecture = config.architecture
+    stacks = architecture.stacks.items()
     return [
-        *_stack(config, "encoder", config.num_layers, ("SelfAttention",)),
-        *_stack(config, "decoder", config.num_decoder_layers, ("SelfAttention", "EncDecAttention")),
+        *(tap for name, stack in stacks for tap in _stack(architecture, name, stack)),
         Tap("logits", "batch length vocab"),
         Tap("loss", ""),
     ]
 
 
-def _stack(config: T5Config, stack: str, blocks: int, attentions: tuple[str, ...]) -> Iterator[Tap]:
-    yield Tap(f"{stack}.embed_tokens", HIDDEN)
-    for i in range(blocks):
-        for j, attention in enumerate(attentions):
-            layer = f"{stack}.block.{i}.layer.{j}"
-            yield Tap(f"{layer}.layer_norm", HIDDEN)
-            yield Tap(f"{layer}.mask_padding", HIDDEN)
-            yield from _attention(config, f"{layer}.{attention}", positions=attention == "SelfAttention")
-            yield Tap(layer, HIDDEN)
-        layer = f"{stack}.block.{i}.layer.{len(attentions)}"
+def _stack(config: Architecture, name: str, stack: StackSpec) -> Iterator[Tap]:
+    yield Tap(f"{name}.embed_tokens", HIDDEN)
+    if stack.positions:
+        yield Tap(f"{name}.embed_positions", HIDDEN)
+    for place in stack.places:
+        layer, spec = f"{name}.{place.path}", place.spec
+        path = f"{layer}.{config.module_name(spec)}"
         yield Tap(f"{layer}.layer_norm", HIDDEN)
         yield Tap(f"{layer}.mask_padding", HIDDEN)
-        yield from _feed_forward(config, f"{layer}.DenseReluDense")
+        if isinstance(spec, AttentionSpec):
+            yield from _attention(spec, path)
+        elif isinstance(spec, TalkingHeadsSpec):
+            yield from _talking_heads(spec, path)
+        elif isinstance(spec, FeedForwardSpec):
+            yield from _feed_forward(spec, path)
+        else:
+            yield from _mixture(path)
         yield Tap(layer, HIDDEN)
-    yield Tap(f"{stack}.final_layer_norm", HIDDEN)
-    yield Tap(stack, HIDDEN)
+    yield Tap(f"{name}.final_layer_norm", HIDDEN)
+    yield Tap(name, HIDDEN)
 
 
-def _attention(config: T5Config, path: str, *, positions: bool) -> Iterator[Tap]:
-    heads = {"heads": config.num_heads, "d_kv": config.d_kv}
-    yield Tap(f"{path}.q", "batch length (heads d_kv)", heads)
-    yield Tap(f"{path}.k", "batch memory_length (heads d_kv)", heads)
-    yield Tap(f"{path}.v", "batch memory_length (heads d_kv)", heads)
-    if positions:
-        yield Tap(f"{path}.position_bias", "heads length memory_length")
-    yield Tap(f"{path}.scores", "batch heads length memory_length", hidden_below=MASKED_BELOW)
-    yield Tap(f"{path}.weights", "batch heads length memory_length")
-    yield Tap(f"{path}.attended", "batch heads length d_kv")
+def _attention(spec: AttentionSpec, path: str) -> Iterator[Tap]:
+    width = (("d_kv", spec.d_kv),)
+    queries, memory = spec.query_heads, spec.memory_heads
+    if spec.fold_scaling_into_initializer:
+        yield _tap(f"{path}.q", "batch length {}", queries, width)
+    else:
+        yield _tap(f"{path}.scaled_q", "batch {} length d_kv", queries)
+    for name in ("kv",) if spec.shared_kv else ("k", "v"):
+        yield _tap(f"{path}.{name}", "batch memory_length {}", memory, width)
+    if spec.relative_attention_type:
+        batch = spec.relative_attention_type == "contextual" or not is_self_attention(spec)
+        dims = "batch {} length memory_length" if batch else "{} length memory_length"
+        yield _tap(f"{path}.position_bias", dims, queries)
+    yield _tap(f"{path}.scores", "batch {} length memory_length", queries, hidden_below=MASKED_BELOW)
+    yield _tap(f"{path}.weights", "batch {} length memory_length", queries)
+    yield _tap(f"{path}.attended", "batch {} length d_kv", queries)
     yield Tap(f"{path}.o", HIDDEN)
 
 
-def _feed_forward(config: T5Config, path: str) -> Iterator[Tap]:
+def _talking_heads(spec: TalkingHeadsSpec, path: str) -> Iterator[Tap]:
+    pairs = "batch {} length memory_length"
+    yield _tap(f"{path}.q", "batch length {}", spec.key_heads, (("d_k", spec.d_k),))
+    yield _tap(f"{path}.k", "batch memory_length {}", spec.key_heads, (("d_k", spec.d_k),))
+    yield _tap(f"{path}.v", "batch memory_length {}", spec.value_heads, (("d_v", spec.d_v),))
+    if kernel_dims(spec.key_heads, spec.softmax_heads):
+        yield _tap(f"{path}.logits", pairs, spec.softmax_heads)
+    if spec.relative_attention_type:
+        dims = "{} length memory_length" if is_self_attention(spec) else pairs
+        yield _tap(f"{path}.position_bias", dims, spec.softmax_heads)
+    yield _tap(f"{path}.scores", pairs, spec.softmax_heads, hidden_below=MASKED_BELOW)
+    yield _tap(f"{path}.softmax", pairs, spec.softmax_heads)
+    if kernel_dims(spec.softmax_heads, spec.value_heads):
+        yield _tap(f"{path}.weights", pairs, spec.value_heads)
+    yield _tap(f"{path}.attended", "batch {} length d_v", spec.value_heads)
+    yield Tap(f"{path}.o", HIDDEN)
+
+
+def _feed_forward(spec: FeedForwardSpec, path: str) -> Iterator[Tap]:
     inner = "batch length d_ff"
-    if config.is_gated:
-        yield Tap(f"{path}.wi_0", inner)
-        yield Tap(f"{path}.act", inner)
-        yield Tap(f"{path}.wi_1", inner)
-    else:
-        yield Tap(f"{path}.wi", inner)
-        yield Tap(f"{path}.act", inner)
+    for projection, activation in zip(spec.projections, activation_modules(spec.activations), strict=True):
+        yield Tap(f"{path}.{projection}", inner)
+        if activation:
+            yield Tap(f"{path}.{activation}", inner)
     yield Tap(f"{path}.hidden", inner)
     yield Tap(f"{path}.wo", HIDDEN)
+
+
+def _mixture(path: str) -> Iterator[Tap]:
+    places = "experts batch_unsplit expert_capacity"
+    yield Tap(f"{path}.router.logits", "batch group expert_unsplit")
+    yield Tap(f"{path}.expert_inputs", f"{places} d_model")
+    yield Tap(f"{path}.hidden", f"{places} expert_hidden")
+    yield Tap(f"{path}.expert_outputs", f"{places} d_model")
+    yield Tap(path, HIDDEN)
+
+
+def _tap(name: str, dims: str, heads: Dims, width: Dims = (), *, hidden_below: float | None = None) -> Tap:
+    """A tap whose `{}` is one axis that holds these heads, and a width: `(heads d_kv)`, or `1` for none."""
+    axis = (*heads, *width)
+    names = " ".join(dim for dim, _ in axis)
+    group = f"({names})" if len(axis) > 1 else names or "1"
+    return Tap(name, dims.format(group), dict(axis) if len(axis) > 1 else {}, hidden_below=hidden_below)

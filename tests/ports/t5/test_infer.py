@@ -8,7 +8,7 @@ import pytest
 from porting.checkpoint import open_checkpoint
 from porting.errors import ConfigError
 from porting.ports.t5 import PORT
-from porting.ports.t5.config import T5Config
+from porting.ports.t5.config import T5Config, spelling
 from porting.ports.t5.infer import infer_config
 from tests.ports.t5.mesh_variables import SMALL, V1_1, mesh_shapes
 
@@ -20,7 +20,7 @@ NAMES = {"SelfAttention": "self_attention", "EncDecAttention": "cross", "DenseRe
 @pytest.mark.parametrize("scopes", [None, NAMES])
 def test_sizes_are_read_off_the_shapes(config: T5Config, old_norms: bool, scopes: dict | None) -> None:
     shapes = mesh_shapes(config, old_norms=old_norms, scopes=scopes, slots=True)
-    found = infer_config(dict(sorted(shapes.items()))).config
+    found = spelling(infer_config(dict(sorted(shapes.items()))).config)
     # No shape tells how far the buckets reach.
     assert found == replace(config, relative_attention_max_distance=128)
 
@@ -34,7 +34,8 @@ def test_what_is_inferred_and_what_is_assumed_is_said() -> None:
         "d_model 12",
         "3 heads of 5",
         "d_ff 20",
-        "3 encoder and 2 decoder blocks",
+        "encoder of 6 layers in 3 blocks",
+        "decoder of 6 layers in 2 blocks",
         "vocabulary 50",
         "8 relative-position buckets",
         "output tied to the embedding",
@@ -54,7 +55,7 @@ def test_what_is_inferred_and_what_is_assumed_is_said() -> None:
 def test_gates_and_outputs_of_their_own_are_seen() -> None:
     resolved = infer_config(mesh_shapes(V1_1))
     assert "output of its own (decoder/logits)" in resolved.inferred
-    assert "gated feed-forward projection" in resolved.inferred
+    assert "encoder: d_ff 20, gated feed-forward projection" in resolved.inferred
     assert "activation gelu (tanh)" in resolved.assumed[0]
 
 
@@ -62,8 +63,10 @@ def test_one_line_of_json_overrides_an_assumption(tmp_path: Path) -> None:
     file = tmp_path / "config.json"
     file.write_text('{"feed_forward_proj": "gated-silu", "layer_norm_epsilon": 1e-5}')
     resolved = PORT.read_config(file, mesh_shapes(V1_1))
-    inferred = infer_config(mesh_shapes(V1_1)).config
-    assert resolved.config == replace(inferred, feed_forward_proj="gated-silu", layer_norm_epsilon=1e-5)
+    inferred = spelling(infer_config(mesh_shapes(V1_1)).config)
+    assert spelling(resolved.config) == replace(
+        inferred, feed_forward_proj="gated-silu", layer_norm_epsilon=1e-5
+    )
     assert resolved.origin == f"{file}, the rest inferred from the variables and their shapes"
 
 
@@ -73,13 +76,13 @@ def test_slots_are_no_weights() -> None:
         "decoder/logits/kernel_slot_vr": (12,),
         "encoder/block_007/layer_000/SelfAttention/q_slot_v": (1,),
     }
-    assert infer_config(shapes).config == replace(SMALL, relative_attention_max_distance=128)
+    assert spelling(infer_config(shapes).config) == replace(SMALL, relative_attention_max_distance=128)
 
 
 def test_the_real_checkpoint_is_inferred(mtf_tiny_t5: Path) -> None:
     checkpoint = open_checkpoint(mtf_tiny_t5)
     shapes = {name: tensor.shape for name, tensor in checkpoint.tensors.items()}
-    assert infer_config(shapes).config == T5Config(
+    assert spelling(infer_config(shapes).config) == T5Config(
         vocab_size=32128,
         d_model=32,
         d_kv=64,
@@ -96,7 +99,6 @@ def test_the_real_checkpoint_is_inferred(mtf_tiny_t5: Path) -> None:
     ("gone", "named"),
     [
         ("shared/embedding", "shared/embedding [vocab, d_model]"),
-        ("relative_attention_bias", "relative_attention_bias [heads, buckets]"),
         ("SelfAttention/q", "SelfAttention/q [d_model, heads*d_kv]"),
         ("DenseReluDense/wi", "DenseReluDense/wi/kernel or wi_0/kernel [d_model, d_ff]"),
         ("encoder/block", "encoder/block_000/..."),
@@ -107,15 +109,28 @@ def test_what_sizes_cannot_be_read_off_is_named(gone: str, named: str) -> None:
     left = {name: shape for name, shape in mesh_shapes(SMALL).items() if gone not in name}
     with pytest.raises(ConfigError) as caught:
         infer_config(left)
-    assert [p.found for p in caught.value.problems if named in p.key] == ["no such variable"]
-    assert len(caught.value.problems) == 1
+    missing = [p.key for p in caught.value.problems if p.found == "no such variable"]
+    assert missing and all(named in key for key in missing)
     assert "--config" in caught.value.remedy
+
+
+def test_heads_that_nothing_tells_are_asked_for() -> None:
+    left = {name: shape for name, shape in mesh_shapes(SMALL).items() if "relative" not in name}
+    with pytest.raises(ConfigError, match="how many heads") as caught:
+        infer_config(left)
+    assert '{"num_heads": 8}' in str(caught.value)
+    answered = infer_config(left, {"num_heads": 3, "positions": "none"}).config
+    assert answered.encoder.layers[0].d_kv == 5 and answered.encoder.positions is None
+    assumed = infer_config(left, {"num_heads": 3})
+    assert assumed.config.decoder.positions == "sinusoid"
+    assert any('{"positions": "none"}' in words for words in assumed.assumed)
 
 
 def test_everything_missing_is_named_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
         infer_config({"encoder/rms_norm/scale": (12,)})
-    assert len(caught.value.problems) == 6
+    wanted = ("encoder/block_000/...", "decoder/block_000/...", "shared/embedding [vocab, d_model]")
+    assert tuple(problem.key for problem in caught.value.problems) == wanted
 
 
 def test_variables_of_another_rank_are_shown() -> None:
