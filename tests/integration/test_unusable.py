@@ -127,7 +127,9 @@ def test_damaged_files_are_named(work: Workplace, spoil: Callable[[Workplace], N
         ("encoder/make_layer_stack.num_layers = 2", "encoder/block_002/layer_000/SelfAttention/q"),
         ("DenseReluDense.activation = 'relu'", "DenseReluDense/wi_0/kernel"),
         ("Unitransformer.shared_embedding_and_softmax_weights = True", "decoder/logits/kernel"),
-        ("SelfAttention.num_memory_heads = 1", "num_memory_heads"),
+        ("SelfAttention.num_memory_heads = 1", "encoder/block_000/layer_000/SelfAttention/k"),
+        ("SelfAttention.shared_kv = True", "SelfAttention.kv.weight"),
+        ("Unitransformer.ensemble = 2", "Unitransformer.ensemble"),
         ("Unitransformer.positional_embedding = True", "positional_embedding"),
     ],
 )

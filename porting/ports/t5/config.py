@@ -91,10 +91,11 @@ class T5Config:
         feed_forward = FeedForwardSpec(
             d_ff=self.d_ff, activations=FEED_FORWARD_ACTIVATIONS[self.feed_forward_proj]
         )
+        own = _self_attention(self)
         return _encoder_decoder(
             self,
-            encoder=((_self_attention(self), feed_forward), self.num_layers),
-            decoder=((_self_attention(self), _memory_attention(self), feed_forward), self.num_decoder_layers),
+            _stack((own, feed_forward), self.num_layers),
+            _stack((own, _memory_attention(self), feed_forward), self.num_decoder_layers, decoder=True),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -204,19 +205,20 @@ class SwitchConfig:
             loss_coef=self.router_aux_loss_coef,
         )
 
-        def stack(
-            attention: tuple[LayerSpec, ...], layers: int, num_sparse: int
-        ) -> tuple[tuple[LayerSpec, ...], int]:
+        def stack(*attention: LayerSpec, layers: int, num_sparse: int, decoder: bool) -> StackSpec:
             step = layers // num_sparse
             period = step if layers % step == 0 else layers
             kinds = [sparse if i % step == 1 or step == 1 else dense for i in range(period)]
-            return tuple(spec for kind in kinds for spec in (*attention, kind)), layers // period
+            specs = tuple(spec for kind in kinds for spec in (*attention, kind))
+            return _stack(specs, layers // period, decoder=decoder)
 
         own, memory = _self_attention(self), _memory_attention(self)
+        encoder = (self.num_layers, self.num_sparse_encoder_layers)
+        decoder = (self.num_decoder_layers, self.num_sparse_decoder_layers)
         return _encoder_decoder(
             self,
-            encoder=stack((own,), self.num_layers, self.num_sparse_encoder_layers),
-            decoder=stack((own, memory), self.num_decoder_layers, self.num_sparse_decoder_layers),
+            stack(own, layers=encoder[0], num_sparse=encoder[1], decoder=False),
+            stack(own, memory, layers=decoder[0], num_sparse=decoder[1], decoder=True),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -348,21 +350,56 @@ def _memory_attention(config: T5Config | SwitchConfig) -> AttentionSpec:
     return replace(_self_attention(config), kind="EncDecAttention", relative_attention_type=None)
 
 
-def _encoder_decoder(
-    config: T5Config | SwitchConfig,
-    encoder: tuple[tuple[LayerSpec, ...], int],
-    decoder: tuple[tuple[LayerSpec, ...], int],
-) -> Architecture:
+def _stack(layers: tuple[LayerSpec, ...], num_blocks: int, *, decoder: bool = False) -> StackSpec:
+    scope = "decoder" if decoder else "encoder"
+    return StackSpec(layers=layers, num_blocks=num_blocks, autoregressive=decoder, scope=scope)
+
+
+def _encoder_decoder(config: T5Config | SwitchConfig, encoder: StackSpec, decoder: StackSpec) -> Architecture:
     return Architecture(
         vocab_size=config.vocab_size,
         d_model=config.d_model,
-        encoder=StackSpec(layers=encoder[0], num_blocks=encoder[1], autoregressive=False, scope="encoder"),
-        decoder=StackSpec(layers=decoder[0], num_blocks=decoder[1], autoregressive=True, scope="decoder"),
+        encoder=encoder,
+        decoder=decoder,
         tie_word_embeddings=config.tie_word_embeddings,
         layer_norm_epsilon=config.layer_norm_epsilon,
         dropout_rate=config.dropout_rate,
         label_smoothing=config.label_smoothing,
         loss_denominator=config.loss_denominator,
+    )
+
+
+def join(
+    encoder: T5Config,
+    decoder: T5Config,
+    *,
+    source_vocab_size: int | None = None,
+    shared_embedding: bool = False,
+) -> Architecture:
+    """The encoder of one T5 before the decoder of another: of other depth, heads, inner size, vocabulary.
+
+    Example: a translation model with a deep encoder, a shallow decoder and two vocabularies:
+        join(T5Config(32000, 512, 64, 2048, 12, 12, 8), T5Config(8000, 512, 64, 1024, 2, 2, 4))
+
+    Args:
+        encoder: gives the encoder, and the source's vocabulary.
+        decoder: gives the decoder and everything else: the target's vocabulary, whether its output is tied.
+        source_vocab_size: if another than the encoder's config says.
+        shared_embedding: one matrix for both; their vocabularies must be the same.
+
+    Raises:
+        ConfigError: the widths of the hidden states differ.
+    """
+    if encoder.d_model != decoder.d_model:
+        raise ConfigError(
+            "An encoder and a decoder of different width cannot be joined.",
+            problems=[Problem("d_model", f"{decoder.d_model}, as the decoder's", f"{encoder.d_model}")],
+        )
+    return replace(
+        decoder.architecture,
+        encoder=encoder.architecture.encoder,
+        source_vocab_size=source_vocab_size or encoder.vocab_size,
+        shared_embedding=shared_embedding,
     )
 
 

@@ -29,15 +29,17 @@ def decode_with_original(
 
     Args:
         source: a checkpoint prefix, or the directory that holds it.
-        input_ids: int [batch, length], 0 is padding.
+        input_ids: int [batch, length], 0 is padding. Of a language model, the beginnings to go on from,
+            without a start token.
         num_beams: 1 decodes greedily; more is Mesh's beam search, alpha 0.6.
         max_new_tokens: how many tokens at most. Mesh's beam search also stops after 1.5 times the longest
             input and ten more.
         config: as in `convert_checkpoint`.
 
     Returns:
-        int32 [batch, max_new_tokens]. Greedy decoding goes on behind a row's end (id 1) until every row has
-        ended: what stands there means nothing.
+        int32 [batch, max_new_tokens]; of a language model [batch, length + max_new_tokens], beginnings
+        included. Greedy decoding goes on behind a row's end (id 1) until every row has ended: what stands
+        there means nothing.
 
     Raises:
         ReferenceRunError: the original cannot be run here, or failed.
@@ -73,18 +75,26 @@ def run(request: Mapping[str, Any]) -> None:
     mtf, tf = mesh.mtf, mesh.tf
     parse_gin(mesh, request["gin"])
     model = build_from_config(mesh, request["config"])
-    # With a layout, Mesh looks at two candidates of each beam only, to save time on TPUs. Here there is one
-    # device, and the search is to be exact.
-    model.decoder.layout = model.decoder.mesh_shape = None
     graph = mtf.Graph()
     mtf_mesh = mtf.Mesh(graph, "mesh")
     ids = np.load(request["inputs"])
-    dims = [mtf.Dimension("batch", ids.shape[0]), mtf.Dimension("length", ids.shape[1])]
-    decoded = model.decode(
-        import_feed(mesh, mtf_mesh, Feed("inputs", ids, dims)),
-        variable_dtype=mtf.VariableDType(tf.float32, tf.float32, tf.float32),
-        beam_size=request["num_beams"],
-        max_decode_length=request["max_new_tokens"],
-    )
+    floats = mtf.VariableDType(tf.float32, tf.float32, tf.float32)
+    if isinstance(model, mesh.transformer.Unitransformer):
+        ids = np.pad(ids, ((0, 0), (0, request["max_new_tokens"])))
+        dims = [mtf.Dimension("batch", ids.shape[0]), mtf.Dimension("length", ids.shape[1])]
+        beginnings = import_feed(mesh, mtf_mesh, Feed("beginnings", ids, dims))
+        decoded = model.sample_autoregressive(beginnings, variable_dtype=floats, temperature=0.0)
+    else:
+        if request["num_beams"] > 1:
+            # With a layout, Mesh looks at two candidates of each beam only, to save time on TPUs. Here there
+            # is one device, and the search is to be exact. (Mixtures of experts want one: greedily only.)
+            model.decoder.layout = model.decoder.mesh_shape = None
+        dims = [mtf.Dimension("batch", ids.shape[0]), mtf.Dimension("length", ids.shape[1])]
+        decoded = model.decode(
+            import_feed(mesh, mtf_mesh, Feed("inputs", ids, dims)),
+            variable_dtype=floats,
+            beam_size=request["num_beams"],
+            max_decode_length=request["max_new_tokens"],
+        )
     with Session(mesh, graph, mtf_mesh, Path(request["checkpoint"])) as session:
         np.save(request["output"], session.run([decoded])[0])

@@ -8,12 +8,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from porting.ports.t5.cache import DecoderCache
 
 if TYPE_CHECKING:
-    from porting.ports.t5.model import Memory, T5Model
+    from porting.ports.t5.model import T5Model
+    from porting.ports.t5.stack import Memory
 
 PAD_ID = 0
 EOS_ID = 1
@@ -54,6 +56,45 @@ def generate(
         tokens = _beam_search(step, len(input_ids), max_new_tokens, num_beams, length_penalty)
     start = tokens.new_full((len(tokens), 1), START_ID)
     return torch.cat([start, tokens], dim=1)
+
+
+def continue_sequences(model: T5Model, input_ids: Tensor, max_new_tokens: int) -> Tensor:
+    """What a language model says after the beginnings that it is given, greedily.
+
+    Every step computes all positions again: a beginning that sees all of itself (a prefix language model)
+    cannot be taken one position at a time.
+
+    Args:
+        model: a language model, in eval mode.
+        input_ids: int64 [b, l], what the model reads: the start token 0, then tokens, then 0 as padding.
+        max_new_tokens: how many tokens to decode at most.
+
+    Returns:
+        int64 [b, l + t]: each beginning without its padding, what is said, and 0 after the end (id 1).
+
+    Source: `sample_autoregressive` in Mesh's transformer.py, at temperature 0.
+    """
+    if max_new_tokens < 1:
+        raise ValueError("max_new_tokens must be at least 1")
+    stack = model.architecture.stacks["decoder"]
+    lengths = 1 + (input_ids[:, 1:] != PAD_ID).sum(1)  # the start token is one
+    sequences = F.pad(input_ids, (0, max_new_tokens), value=PAD_ID)
+    positions = torch.arange(sequences.shape[1], device=sequences.device)
+    beginning = positions < lengths[:, None] if stack.input_full_attention else None
+    done = torch.zeros_like(lengths, dtype=torch.bool)
+    rows = torch.arange(len(sequences), device=sequences.device)
+    for _ in range(max_new_tokens):
+        end = int(lengths.max())
+        part = None if beginning is None else beginning[:, :end]
+        hidden = model.decoder(model.embed(sequences[:, :end]), None, inputs_part=part)
+        last = model.project(hidden[rows, lengths - 1])
+        token = last.argmax(-1).masked_fill(done, PAD_ID)
+        sequences[rows, lengths] = token
+        lengths = lengths + (~done).long()
+        done |= token == EOS_ID
+        if bool(done.all()):
+            break
+    return sequences[:, : int(lengths.max())]
 
 
 class _Step:

@@ -25,178 +25,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from porting.ports.t5.architecture import Architecture, Place, StackSpec
-from porting.ports.t5.attention import T5Attention
-from porting.ports.t5.cache import DecoderCache
+from porting.ports.t5.architecture import StackSpec
 from porting.ports.t5.config import Config
-from porting.ports.t5.context import StackContext, Visibility, same_sequence, visibility_bias
-from porting.ports.t5.generation import generate
-from porting.ports.t5.layer_specs import AttentionSpec, FeedForwardSpec, MixtureSpec, is_self_attention
-from porting.ports.t5.layers import MaskPadding, RMSNorm, T5FeedForward, Tap, TokenEmbedding
-from porting.ports.t5.mixture import MixtureOfExperts
-from porting.ports.t5.positions import AddPositions, inputs_region, positions_to_sentinels
+from porting.ports.t5.generation import continue_sequences, generate
+from porting.ports.t5.layers import Tap, TokenEmbedding
+from porting.ports.t5.positions import inputs_region
 from porting.ports.t5.sharing import share_parameters
-from porting.ports.t5.talking_heads import TalkingHeadsAttention
-
-
-class T5Layer(nn.Module):
-    """Pre-norm and residual around one sublayer: x + dropout(sublayer(mask(norm(x))))."""
-
-    def __init__(self, config: Architecture, stack: StackSpec, place: Place) -> None:
-        super().__init__()
-        self.layer_norm = RMSNorm(config.d_model, config.layer_norm_epsilon)
-        self.mask_padding = MaskPadding()
-        self.name = config.module_name(place.spec)
-        self.add_module(self.name, sublayer(config, stack, place))
-        self.dropout = nn.Dropout(config.dropout_rate)
-
-    def forward(self, x: Tensor, context: StackContext) -> Tensor:
-        """[b, l, d] -> [b, l, d]"""
-        normed = self.mask_padding(self.layer_norm(x), context.sequence_ids)
-        return x + self.dropout(getattr(self, self.name)(normed, context))
-
-
-def sublayer(config: Architecture, stack: StackSpec, place: Place) -> nn.Module:
-    """The module that a layer's spec describes. All are called with [b, l, d] and the stack's context."""
-    spec = place.spec
-    if isinstance(spec, FeedForwardSpec):
-        return T5FeedForward(config.d_model, spec, config.dropout_rate)
-    if isinstance(spec, MixtureSpec):
-        return MixtureOfExperts(config.d_model, spec, config.dropout_rate)
-    kind = T5Attention if isinstance(spec, AttentionSpec) else TalkingHeadsAttention
-    return kind(
-        config.d_model,
-        place,
-        bias_holder=stack.bias_holders.get(place.number),
-        bidirectional=stack.bidirectional or not is_self_attention(spec),
-    )
-
-
-class T5Block(nn.Module):
-    """Self-attention, attention to the encoder in the decoder, feed-forward."""
-
-    def __init__(self, layers: list[T5Layer]) -> None:
-        super().__init__()
-        self.layer = nn.ModuleList(layers)
-
-    def forward(self, x: Tensor, context: StackContext) -> Tensor:
-        """[b, l, d] -> [b, l, d]"""
-        for layer in self.layer:
-            x = layer(x, context)
-        return x
-
-
-class T5Stack(nn.Module):
-    """The encoder or the decoder: blocks, a final norm, padding zeroed."""
-
-    def __init__(self, config: Architecture, stack: StackSpec, embedding: nn.Module) -> None:
-        super().__init__()
-        self.spec = stack
-        self.first_sentinel_id = config.first_sentinel_id if config.needs_sentinels else None
-        self.embed_tokens = embedding
-        if stack.positions:
-            self.embed_positions = AddPositions(stack.positions, stack.max_length, config.d_model)
-        blocks: list[list[T5Layer]] = [[] for _ in range(stack.places[-1].block + 1)]
-        for place in stack.places:
-            blocks[place.block].append(T5Layer(config, stack, place))
-        self.block = nn.ModuleList(T5Block(layers) for layers in blocks)
-        self.final_layer_norm = RMSNorm(config.d_model, config.layer_norm_epsilon)
-        self.mask_padding = MaskPadding()
-        self.dropout = nn.Dropout(config.dropout_rate)
-
-    def forward(
-        self,
-        tokens: Tensor,
-        sequence_ids: Tensor | None,
-        memory: Memory | None = None,
-        ids: Tensor | None = None,
-        inputs_part: Tensor | None = None,
-        cache: DecoderCache | None = None,
-        losses: list[Tensor] | None = None,
-    ) -> Tensor:
-        """Hidden states [b, l, d].
-
-        Args:
-            tokens: embedded [b, l, d], or ids [b, l] where the stack has an embedding of its own; with a
-                cache, the next ones only.
-            sequence_ids: [b, l]; None when no position is padding.
-            memory: the encoder's output, for the decoder.
-            ids: [b, l], the token ids, for relative positions towards the encoder.
-            inputs_part: bool [b, l], positions that see all of the inputs part (prefix language models).
-            cache: keys and values of the positions already decoded.
-            losses: what the layers add to the loss is appended here.
-        """
-        offset = cache.length if cache else 0
-        x = self.embed_tokens(tokens)
-        context = self._context(x, sequence_ids, memory, ids, inputs_part, cache, offset)
-        if self.spec.positions:
-            x = self.embed_positions(x, offset)
-        x = self.dropout(x)
-        for block in self.block:
-            x = block(x, context)
-        if cache:
-            cache.length += x.shape[1]
-        if losses is not None:
-            losses += context.losses
-        x = self.dropout(self.final_layer_norm(x))
-        return self.mask_padding(x, sequence_ids)
-
-    def _context(
-        self,
-        x: Tensor,
-        sequence_ids: Tensor | None,
-        memory: Memory | None,
-        ids: Tensor | None,
-        inputs_part: Tensor | None,
-        cache: DecoderCache | None,
-        offset: int,
-    ) -> StackContext:
-        length = x.shape[1]
-        queries = torch.arange(offset, offset + length, device=x.device)
-        keys = torch.arange(offset + length, device=x.device)
-        biases = []
-        if inputs_part is not None:  # the inputs part is read and written before everything else
-            priority = queries * ~inputs_part
-            biases.append(visibility_bias(priority[:, :, None] >= priority[:, None, :])[:, None])
-        elif self.spec.autoregressive and length > 1:
-            biases.append(visibility_bias(queries[:, None] >= keys)[None, None])
-        if sequence_ids is not None:
-            biases.append(visibility_bias(same_sequence(sequence_ids, sequence_ids)))
-        context = StackContext(
-            sequence_ids=sequence_ids,
-            visibility=Visibility(sum(biases[1:], biases[0]) if biases else None),
-            relative_position=keys[None, :] - queries[:, None],
-            token_embeddings=x,
-            caches=cache.layers if cache else None,
-        )
-        if memory is not None:
-            own = x.new_ones(x.shape[:2], dtype=torch.long) if sequence_ids is None else sequence_ids
-            context.memory = memory.hidden
-            context.memory_visibility = Visibility.of_memory(own, memory.sequence_ids)
-            if self.first_sentinel_id is not None:
-                context.memory_relative_position = positions_to_sentinels(
-                    None if cache else ids, own, memory.ids, memory.sequence_ids, self.first_sentinel_id
-                )
-        return context
-
-
-@dataclass(frozen=True)
-class Memory:
-    """What the encoder hands to the decoder.
-
-    Attributes:
-        hidden: [b, m, d].
-        sequence_ids, ids: [b, m].
-    """
-
-    hidden: Tensor
-    sequence_ids: Tensor
-    ids: Tensor
-
-    def repeat(self, times: int) -> Memory:
-        """Each row of the batch several times in a row, for beams."""
-        tensors = (self.hidden, self.sequence_ids, self.ids)
-        return Memory(*(tensor.repeat_interleave(times, dim=0) for tensor in tensors))
+from porting.ports.t5.stack import Memory, T5Stack
 
 
 @dataclass(frozen=True)
@@ -376,7 +211,20 @@ class T5Model(nn.Module):
         attention_mask: Tensor | None = None,
         length_penalty: float = 0.6,
     ) -> Tensor:
-        """Decode greedily, or with beam search as Mesh does it; see `generation.generate`."""
+        """Decode greedily, or with beam search as Mesh does it; see generation.py.
+
+        A language model goes on from input_ids, greedily: the start token 0, then what was said so far.
+
+        Raises:
+            ValueError: an aligned model, which says one token for each it reads; or beams of a language
+                model, which Mesh has not either.
+        """
+        if not self.architecture.is_encoder_decoder:
+            if self.architecture.decoder is None:
+                raise ValueError("an aligned model does not generate: call it, and take the best logits")
+            if num_beams != 1:
+                raise ValueError("a language model decodes greedily: num_beams must be 1")
+            return continue_sequences(self, input_ids, max_new_tokens)
         sequence_ids = _sequence_ids(input_ids.clamp(max=1), attention_mask, None)
         return generate(self, input_ids, sequence_ids, max_new_tokens, num_beams, length_penalty)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from porting.errors import ConfigError
-from porting.ports.t5.config import T5Config
+from porting.ports.t5.config import Config
 from porting.ports.t5.model import T5Model
 from porting.ports.t5.presets import PRESETS, preset
 
@@ -35,11 +35,12 @@ MILLIONS = {
     "t5-efficient-mini": 31.23,
     "t5-efficient-small": 60.52,
     "t5-efficient-base": 222.93,
+    "t5-efficient-large": 737.72,
     "t5-efficient-tiny-nl32": 67.06,
 }
 
 
-def count(config: T5Config) -> int:
+def count(config: Config) -> int:
     with torch.device("meta"):
         return sum(parameter.numel() for parameter in T5Model(config).parameters())
 
@@ -56,7 +57,21 @@ def test_t5_efficient(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "billions"), [("byt5-large", 1.23), ("byt5-xl", 3.74), ("byt5-xxl", 12.9), ("ul2", 19.5)]
+    ("name", "billions"),
+    [
+        ("byt5-large", 1.23),
+        ("byt5-xl", 3.74),
+        ("byt5-xxl", 12.9),
+        ("ul2", 19.5),
+        ("t5-efficient-xl", 2.85),
+        ("t5-efficient-xxl", 11.3),
+        ("switch-base-8", 0.62),
+        ("switch-base-128", 7.4),
+        ("switch-base-256", 14.7),
+        ("switch-large-128", 26.3),
+        ("switch-xxl-128", 395),
+        pytest.param("switch-c-2048", 1571, marks=pytest.mark.slow),  # 61,440 experts
+    ],
 )
 def test_sizes_that_are_published_rounded(name: str, billions: float) -> None:
     assert count(preset(name)) / 1e9 == pytest.approx(billions, rel=0.01)
@@ -85,7 +100,25 @@ def test_names_that_are_not_there(name: str, said: str) -> None:
         preset(name)
 
 
+def test_shared_heads_and_shared_keys_and_values_leave_kernels_out() -> None:
+    kernel, head = 768 * 768, 768 * 64
+    attentions = 12 + 12 + 12
+    base = count(preset("t5-efficient-base"))
+    assert base - count(preset("t5-efficient-base-skv")) == attentions * kernel
+    assert base - count(preset("t5-efficient-base-sh")) == attentions * 2 * (kernel - head)
+    assert base - count(preset("t5-efficient-base-sh-skv")) == attentions * (2 * kernel - head)
+    deeper = preset("t5-efficient-base-nl36-skv")
+    assert len(deeper.architecture.encoder.places) == 72
+    assert preset("t5-efficient-base-skv-nl36") == deeper
+
+
+def test_mixtures_are_where_the_checkpoints_have_them() -> None:
+    for name, sparse in (("switch-base-8", 6), ("switch-large-128", 12), ("switch-c-2048", 15)):
+        for stack in preset(name).architecture.stacks.values():
+            assert sum(place.spec.kind == "MoE1D" for place in stack.places) == sparse
+
+
 def test_every_preset_builds_as_one_of_its_family() -> None:
-    assert len(PRESETS) == 5 + 5 + 5 + 5 + 1 + 7
+    assert len(PRESETS) == 5 + 5 + 5 + 5 + 1 + 7 + 9
     for name, config in PRESETS.items():
-        assert config.tie_word_embeddings == (name.startswith(("t5.1.0", "t5-efficient")))
+        assert config.tie_word_embeddings == (name.startswith(("t5.1.0", "t5-efficient", "switch")))
