@@ -12,11 +12,14 @@ READY = $(VENV)/.installed
 demo: $(READY)
 	$(RUN) -m demo.run
 
+# The modules of tests share two processes: most of the time goes into runs of the original.
+PYTEST = $(RUN) -m pytest --numprocesses 2 --dist loadscope
+
 test: check
-	$(RUN) -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-slow: $(READY)
-	$(RUN) -m pytest -m slow
+	$(PYTEST) -m slow
 
 check: $(READY)
 	$(VENV)/bin/ruff check .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,8 +137,9 @@ def convert_checkpoint(
     entries = {entry.target: entry for entry in plan.entries}
     shards = shard_specs(specs, shard_size)
     with new_directory(output, force=force) as directory:
+        reader = _Reader(checkpoint, plan.entries)
         for file, shard in shards.items():
-            write_shard(directory / file, shard, _arrays(checkpoint, entries, shard, on_tensor))
+            write_shard(directory / file, shard, _arrays(reader, entries, shard, on_tensor))
         write_index(directory, shards)
         write_json(directory / CONFIG, config_json)
         for name, content in port.extra_files(resolved.config).items():
@@ -209,12 +211,29 @@ def _common_dtype(specs: Sequence[TensorSpec]) -> str:
     return names.pop() if len(names) == 1 else "float32"
 
 
+class _Reader:
+    """Reads each variable once: one that several parameters are parts of is held until the last of them."""
+
+    def __init__(self, checkpoint: Checkpoint, entries: Sequence[PlanEntry]) -> None:
+        self._checkpoint = checkpoint
+        self._uses = Counter(name for entry in entries for name in entry.sources)
+        self._held: dict[str, np.ndarray] = {}
+
+    def read(self, name: str) -> np.ndarray:
+        """Verified values: most often a view of the mapped file, which holds no memory of its own."""
+        array = self._held.pop(name) if name in self._held else self._checkpoint.tensors[name].read()
+        self._uses[name] -= 1
+        if self._uses[name]:
+            self._held[name] = array
+        return array
+
+
 def _arrays(
-    checkpoint: Checkpoint, entries: Mapping[str, PlanEntry], specs: Sequence[TensorSpec], on_tensor: Progress
+    reader: _Reader, entries: Mapping[str, PlanEntry], specs: Sequence[TensorSpec], on_tensor: Progress
 ) -> Iterator[np.ndarray]:
     for spec in specs:
         entry = entries[spec.name]
-        array = checkpoint.tensors[entry.sources[0]].read()
+        array = reader.read(entry.sources[0])
         for op in entry.ops:
             array = op.apply(array)
         yield _cast(spec, array)

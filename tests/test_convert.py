@@ -75,6 +75,26 @@ def test_every_value_arrives_transposed_where_the_rules_say(store: Store, tmp_pa
     assert load_model(tmp_path / "out").config == CONFIG
 
 
+def test_a_variable_of_many_parameters_is_read_once(store: Store, tmp_path: Path) -> None:
+    """Experts lie in one variable, and are parameters of their own."""
+    experts = 5
+    shapes = mesh_shapes(SMALL)
+    for name in [name for name in shapes if "DenseReluDense" in name]:
+        shapes[name.replace("DenseReluDense", "MoE1D")] = (experts, *shapes.pop(name))
+    for name in [name for name in shapes if name.endswith("MoE1D/wi/kernel")]:
+        shapes[name.replace("wi", "switch_gating")] = (shapes[name][1], experts)
+    generator = np.random.default_rng(1)
+    store.values = {name: generator.standard_normal(s).astype(np.float32) for name, s in shapes.items()}
+    conversion = convert_checkpoint("x", tmp_path / "out", max_shard_size=4000)
+    assert conversion.config["model_type"] == "switch_transformers"
+    assert sorted(store.read) == sorted(store.values)
+    state = load_model(tmp_path / "out").state_dict()
+    kernels = store.values["encoder/block_002/layer_001/MoE1D/wo/kernel"]
+    for i in range(experts):
+        kernel = state[f"encoder.block.2.layer.1.mlp.experts.expert_{i}.wo.weight"]
+        np.testing.assert_array_equal(kernel, kernels[i].T)
+
+
 def test_each_weight_is_read_once_and_nothing_else(store: Store, tmp_path: Path) -> None:
     conversion = convert_checkpoint("x", tmp_path / "out")
     assert sorted(store.read) == sorted(entry.sources[0] for entry in conversion.plan.entries)
