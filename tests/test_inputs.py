@@ -209,3 +209,34 @@ def test_the_smallest_requests_are_served(vocab_size: int, shape: tuple[int, int
     inputs.check_vocabulary(vocab_size)
     assert inputs.inputs.shape == shape
     assert inputs.targets.shape == shape
+
+
+# --- a vocabulary of its own for the targets ---
+
+
+def test_random_targets_are_of_the_target_vocabulary() -> None:
+    inputs = random_inputs(1000, 5, 160, 3, target_vocab_size=11)
+    assert int(inputs.targets.max()) == 10
+    assert int(inputs.inputs.max()) > 900
+    inputs.check_vocabulary(1000, 11)
+    np.testing.assert_array_equal(inputs.inputs, random_inputs(1000, 5, 160, 3).inputs)
+
+
+def test_targets_may_have_the_larger_vocabulary() -> None:
+    inputs = random_inputs(11, 5, 160, 3, target_vocab_size=1000)
+    assert int(inputs.inputs.max()) == 10
+    assert int(inputs.targets.max()) > 900
+    inputs.check_vocabulary(11, 1000)
+
+
+def test_ids_are_checked_against_the_vocabulary_of_their_side() -> None:
+    inputs = Inputs.from_arrays({"inputs": [[5, 31]], "targets": [[3, 12]]})
+    inputs.check_vocabulary(32, 13)
+    with pytest.raises(InputError, match="vocabulary of 32") as caught:
+        inputs.check_vocabulary(32, 12)
+    assert [str(problem) for problem in caught.value.problems] == [
+        "targets: expected ids from 0 to 11, found 12 at [0, 1]"
+    ]
+    with pytest.raises(InputError, match="vocabulary of 31") as caught:
+        inputs.check_vocabulary(31, 13)
+    assert [problem.key for problem in caught.value.problems] == ["inputs"]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from porting.errors import MappingError, Problem
 from porting.mapping import Drop, Plan, Rule, Shape, make_plan
-from porting.ops import Transpose
+from porting.ops import Part, Transpose
 
 RULES = [
     Rule(r"shared/embedding", "shared.weight"),
@@ -222,3 +222,88 @@ def test_dropped_and_added_variables_are_always_reported(data: st.DataObject) ->
     left = {name: shape for name, shape in sources().items() if name not in gone}
     found = problems(sources={**left, **dict.fromkeys(added, (1,))})
     assert set(found) == {home[name] for name in gone} | added
+
+
+# --- variables taken apart ---
+
+EXPERTS = [
+    Rule(r"block_(?P<i>\d+)/wi", "block.{i}.expert_{part}.wi.weight", (Transpose(),), parts=3),
+]
+
+
+def expert_targets(count: int) -> dict[str, Shape]:
+    return {f"block.4.expert_{i}.wi.weight": (6, 5) for i in range(count)}
+
+
+def test_every_part_fills_a_parameter_of_its_own() -> None:
+    plan = make_plan(EXPERTS, {"block_004/wi": (3, 5, 6)}, expert_targets(3))
+    assert [entry.target for entry in plan.entries] == list(expert_targets(3))
+    for i, entry in enumerate(plan.entries):
+        assert entry.sources == ("block_004/wi",)
+        assert entry.ops == (Part(i, 3), Transpose())
+        assert (entry.source_shapes, entry.target_shape) == (((3, 5, 6),), (6, 5))
+
+
+def test_a_parameter_beyond_the_parts_is_reported() -> None:
+    found = problems(rules=EXPERTS, sources={"block_004/wi": (3, 5, 6)}, targets=expert_targets(5))
+    assert set(found) == {"block.4.expert_3.wi.weight", "block.4.expert_4.wi.weight"}
+    assert {problem.expected for problem in found.values()} == {"a variable such as block_004/wi"}
+
+
+def test_a_part_without_a_parameter_is_reported_by_its_variable() -> None:
+    problem = problems(rules=EXPERTS, sources={"block_004/wi": (3, 5, 6)}, targets=expert_targets(2))[
+        "block_004/wi"
+    ]
+    assert problem.expected == "a parameter block.4.expert_2.wi.weight in the model"
+
+
+def test_a_variable_of_another_number_of_parts_fits_none_of_its_parameters() -> None:
+    with pytest.raises(MappingError) as caught:
+        make_plan(EXPERTS, {"block_004/wi": (4, 5, 6)}, expert_targets(3))
+    assert [problem.key for problem in caught.value.problems] == ["block_004/wi"] * 3
+    assert all("needs 3 parts" in problem.found for problem in caught.value.problems)
+
+
+# --- numbers that are computed ---
+
+PAIRS = [
+    Rule(r"block_(?P<i>\d+)/first", "block.{i*2}.weight"),
+    Rule(r"block_(?P<i>\d+)/second", "block.{i*2+1}.weight"),
+    Rule(r"late_(?P<i>\d+)", "late.{i+11}.weight"),
+]
+
+
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [
+        ("block_000/first", "block.0.weight"),
+        ("block_000/second", "block.1.weight"),
+        ("block_007/first", "block.14.weight"),
+        ("block_007/second", "block.15.weight"),
+        ("block_013/second", "block.27.weight"),
+        ("late_2", "late.13.weight"),
+    ],
+)
+def test_block_numbers_are_multiplied_and_added_to(source: str, target: str) -> None:
+    (entry,) = make_plan(PAIRS, {source: (4,)}, {target: (4,)}).entries
+    assert (entry.sources, entry.target) == ((source,), target)
+
+
+@pytest.mark.parametrize(
+    ("target", "source"),
+    [
+        ("block.14.weight", "block_007/first"),
+        ("block.15.weight", "block_007/second"),
+        ("late.13.weight", "late_002"),
+    ],
+)
+def test_an_empty_parameter_names_the_variable_of_the_number_computed_back(target: str, source: str) -> None:
+    problem = problems(rules=PAIRS, sources={}, targets={target: (4,)})[target]
+    assert problem.expected == f"a variable such as {source}"
+
+
+@pytest.mark.parametrize("target", ["late.10.weight", "late.x.weight", "block.x.weight"])
+def test_a_number_that_no_block_gives_has_no_variable_to_name(target: str) -> None:
+    rules = [*PAIRS[1:], Rule(r"block_(?P<i>\d+)/third", "block.{i*3}.weight")]
+    problem = problems(rules=rules, sources={}, targets={target: (4,)})[target]
+    assert problem.expected == "a rule that fills it"

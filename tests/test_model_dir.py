@@ -30,7 +30,9 @@ from porting.model_dir import (
     write_json,
     write_shard,
 )
+from porting.ports.t5.architecture import Architecture, StackSpec
 from porting.ports.t5.config import T5Config
+from porting.ports.t5.layer_specs import AttentionSpec, FeedForwardSpec
 from porting.ports.t5.model import T5Model
 
 DTYPES = {
@@ -442,3 +444,71 @@ def test_what_transformers_saves_gives_transformers_logits(
     assert ours.config.tie_word_embeddings is tied
     assert float((expected - found).abs().max()) < 1e-5
     assert float(expected.abs().max()) > 1e-2
+
+
+# --- parameters that modules share ---
+
+
+ATTENTION = AttentionSpec(kind="SelfAttention", num_heads=3, d_kv=5, relative_attention_type="bias")
+MEMORY = AttentionSpec(kind="EncDecAttention", num_heads=3, d_kv=5)
+# An encoder in the decoder's scope, as Mesh's bi_v1_shared: one norm, and one layer of each name for both.
+ONE_SCOPE = Architecture(
+    vocab_size=40,
+    d_model=12,
+    encoder=StackSpec(
+        layers=(ATTENTION, FeedForwardSpec(d_ff=20)),
+        num_blocks=2,
+        autoregressive=False,
+        scope="decoder",
+        layer_names=("self_attention", "dense_relu_dense"),
+    ),
+    decoder=StackSpec(
+        layers=(ATTENTION, MEMORY, FeedForwardSpec(d_ff=20)),
+        num_blocks=2,
+        autoregressive=True,
+        scope="decoder",
+        layer_names=("self_attention", "enc_dec_attention", "dense_relu_dense"),
+    ),
+)
+# Parameters of a block that both stacks have: path in the encoder -> in the decoder.
+IN_BOTH = {
+    "layer.0.layer_norm.weight": "layer.0.layer_norm.weight",
+    **{
+        f"layer.0.SelfAttention.{name}.weight": f"layer.0.SelfAttention.{name}.weight"
+        for name in ("q", "k", "v", "o", "relative_attention_bias")
+    },
+    "layer.1.layer_norm.weight": "layer.2.layer_norm.weight",
+    "layer.1.DenseReluDense.wi.weight": "layer.2.DenseReluDense.wi.weight",
+    "layer.1.DenseReluDense.wo.weight": "layer.2.DenseReluDense.wo.weight",
+}
+
+
+def test_what_two_stacks_share_is_written_once_and_loaded_as_one(tmp_path: Path) -> None:
+    torch.manual_seed(2)
+    written = {name: parameter.detach() for name, parameter in T5Model(ONE_SCOPE).named_parameters()}
+    assert all(".layer.1." in name for name in written if name.startswith("decoder.block."))
+    specs = [TensorSpec(name, tuple(t.shape), np.dtype(np.float32)) for name, t in written.items()]
+    write_shard(tmp_path / WEIGHTS, specs, (tensor.numpy() for tensor in written.values()))
+    write_json(tmp_path / "config.json", ONE_SCOPE.to_json())
+
+    loaded = load_model(tmp_path)
+    parameters = dict(loaded.named_parameters(remove_duplicate=False))
+    twins = {"encoder.final_layer_norm.weight": "decoder.final_layer_norm.weight"}
+    for block in range(2):
+        twins |= {f"encoder.block.{block}.{e}": f"decoder.block.{block}.{d}" for e, d in IN_BOTH.items()}
+    assert len(parameters) == len(written) + len(twins)
+    for one, other in twins.items():
+        assert parameters[one] is parameters[other], one
+    for name, tensor in written.items():
+        assert torch.equal(parameters[name], tensor)
+
+
+def test_what_one_stack_learns_the_other_knows_after_a_change_of_type(tmp_path: Path) -> None:
+    written = {name: parameter.detach() for name, parameter in T5Model(ONE_SCOPE).named_parameters()}
+    save_file({name: tensor.contiguous() for name, tensor in written.items()}, tmp_path / WEIGHTS)
+    write_json(tmp_path / "config.json", ONE_SCOPE.to_json())
+    loaded = load_model(tmp_path, dtype=torch.bfloat16)
+    with torch.no_grad():
+        loaded.get_parameter("decoder.block.1.layer.2.DenseReluDense.wo.weight").fill_(3.0)
+    assert bool((loaded.get_parameter("encoder.block.1.layer.1.DenseReluDense.wo.weight") == 3.0).all())
+    assert loaded.get_parameter("encoder.block.1.layer.1.DenseReluDense.wo.weight").dtype == torch.bfloat16

@@ -42,3 +42,21 @@ def test_another_number_of_axes_is_refused_by_name(shape: tuple[int, ...]) -> No
 def test_an_axis_that_is_not_its_group_is_refused(sizes: dict[str, int], size: int) -> None:
     with pytest.raises(ValueError, match=rf"encoder\.q: an axis of {size} is not \(heads d_kv\)"):
         Tap("encoder.q", "batch (heads d_kv)", sizes).unfolded_shape((2, size))
+
+
+def test_an_axis_of_one_that_the_original_lacks_is_left_out() -> None:
+    tap = Tap("scores", "batch 1 length (heads d_kv)", {"heads": 3})
+    assert tap.dimension_names == ("batch", "length", "heads", "d_kv")
+    assert tap.unfolded_shape((2, 1, 7, 15)) == (2, 7, 3, 5)
+
+
+def test_only_the_axis_marked_as_one_is_left_out() -> None:
+    assert Tap("scores", "batch 1 length").unfolded_shape((1, 1, 1)) == (1, 1)
+
+
+@pytest.mark.parametrize("size", [0, 2, 3])
+def test_an_axis_that_should_be_one_and_is_not_is_refused(size: int) -> None:
+    with pytest.raises(
+        ValueError, match=rf"scores: dims 'batch 1 length' have 1 where the tensor has {size}"
+    ):
+        Tap("scores", "batch 1 length").unfolded_shape((2, size, 7))

@@ -18,10 +18,10 @@ from porting import Inputs, Trace, compare_outputs, convert_checkpoint, load_mod
 from porting.checkpoint import open_checkpoint
 from porting.convert import Conversion, variable_shapes
 from porting.errors import ConfigError
-from porting.ports.t5.config import same_model
 from porting.ports.t5.decode import decode_with_original
 from porting.ports.t5.from_gin import config_from_gin
 from porting.ports.t5.layer_specs import ACTIVATIONS
+from porting.ports.t5.spelling import same_model
 from porting.ports.t5.to_gin import gin_from_config
 from tests.integration.conftest import SMALL, V1_0, V1_1, MakeCheckpoint
 

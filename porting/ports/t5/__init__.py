@@ -1,7 +1,7 @@
 """T5: Mesh TensorFlow checkpoints into a PyTorch T5. See README.md in this folder.
 
 layer_specs.py, architecture.py   what a layer is, and a model: stacks of layers
-config.py      the spellings that transformers understands
+config.py, spelling.py   the spellings that transformers understands
 from_gin.py    ... from Mesh's operative_config.gin; to_gin.py: and back
 infer.py       ... from variables and shapes alone
 presets.py     ... of the published sizes, by name

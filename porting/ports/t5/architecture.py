@@ -144,6 +144,7 @@ class StackSpec:
         if self.positions:
             yield from positive({"max_length": self.max_length})
         if self.layer_names and len(self.layer_names) != len(self.layers):
+            wrong.append(Problem("layer_names", "", ""))
             yield Problem("layer_names", f"{len(self.layers)} names", f"{len(self.layer_names)}")
         if wrong:
             return
@@ -197,7 +198,10 @@ class Architecture:
             raise ConfigError("This is not a model of the T5 family.", problems=problems)
 
     def _problems(self) -> Iterator[Problem]:
-        wrong = [*kind_problems(self), *positive({"vocab_size": self.vocab_size, "d_model": self.d_model})]
+        sizes: dict[str, object] = {"vocab_size": self.vocab_size, "d_model": self.d_model}
+        if self.source_vocab_size is not None:
+            sizes["source_vocab_size"] = self.source_vocab_size
+        wrong = [*kind_problems(self), *positive(sizes)]
         yield from wrong
         if wrong:
             return

@@ -1,12 +1,13 @@
 """The spellings that transformers understands: T5 and Switch Transformers, in their `config.json`'s terms.
 
-Each is a short way to say an `Architecture` (architecture.py). `spelling` goes the other way.
+Each is a short way to say an `Architecture` (architecture.py); spelling.py goes the other way.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -17,7 +18,6 @@ from porting.ports.t5.layer_specs import (
     FeedForwardSpec,
     LayerSpec,
     MixtureSpec,
-    RelativePositions,
     bucket_problems,
     positive,
 )
@@ -35,8 +35,8 @@ FEED_FORWARD_ACTIVATIONS = {
 
 
 @dataclass(frozen=True)
-class T5Config:
-    """Sizes and constants of a plain T5. Names and defaults are those of transformers' T5Config.
+class EncoderDecoderConfig:
+    """Sizes and constants of a T5, sparse or not. Names and defaults are those of transformers' T5Config.
 
     Attributes:
         vocab_size: rows of the embedding, padding to a multiple of 128 included.
@@ -49,7 +49,6 @@ class T5Config:
             (arXiv 1910.10683), and `_relative_position_bucket` in Mesh's transformer_layers.py.
         layer_norm_epsilon: epsilon of the RMS norm (Mesh: `sublayer_rms_norm.epsilon`).
         dropout_rate: used in training only.
-        feed_forward_proj: a key of FEED_FORWARD_ACTIVATIONS; "gated-": two inner projections, multiplied.
         tie_word_embeddings: logits from the embedding matrix, hidden states scaled by d_model**-0.5.
         label_smoothing, loss_denominator: of Mesh's loss (`Unitransformer`); a denominator of None is the
             number of target positions, padding included.
@@ -66,10 +65,20 @@ class T5Config:
     relative_attention_max_distance: int = 128
     layer_norm_epsilon: float = 1e-6
     dropout_rate: float = 0.1
-    feed_forward_proj: str = "relu"
     tie_word_embeddings: bool = True
     label_smoothing: float = 0.0
     loss_denominator: float | None = None
+
+
+@dataclass(frozen=True)
+class T5Config(EncoderDecoderConfig):
+    """A plain T5.
+
+    Attributes, besides those of EncoderDecoderConfig:
+        feed_forward_proj: a key of FEED_FORWARD_ACTIVATIONS; "gated-": two inner projections, multiplied.
+    """
+
+    feed_forward_proj: str = "relu"
 
     def __post_init__(self) -> None:
         """Raise ConfigError unless every value is of its kind and in range."""
@@ -115,33 +124,12 @@ class T5Config:
             values["tie_word_embeddings"] = False
         return cls(**values)
 
-    @classmethod
-    def of(cls, architecture: Architecture) -> T5Config | None:
-        """The spelling of an architecture, or None if it is not a plain T5."""
-        encoder, decoder = architecture.encoder, architecture.decoder
-        if encoder is None or decoder is None or len(decoder.layers) < 3:
-            return None
-        attention, feed_forward = encoder.layers[0], decoder.layers[2]
-        if not isinstance(attention, AttentionSpec) or not isinstance(feed_forward, FeedForwardSpec):
-            return None
-        for name, activations in FEED_FORWARD_ACTIVATIONS.items():
-            if activations == feed_forward.activations:
-                candidate = cls(
-                    **_shared_values(architecture, attention),
-                    d_ff=feed_forward.d_ff,
-                    num_layers=encoder.num_blocks,
-                    num_decoder_layers=decoder.num_blocks,
-                    feed_forward_proj=name,
-                )
-                return candidate if same_model(candidate.architecture, architecture) else None
-        return None
-
 
 @dataclass(frozen=True)
-class SwitchConfig:
-    """Sizes and constants of a Switch Transformer (arXiv 2101.03961), as transformers names them.
+class SwitchConfig(EncoderDecoderConfig):
+    """A Switch Transformer (arXiv 2101.03961), in transformers' terms.
 
-    Attributes, besides those of T5Config:
+    Attributes, besides those of EncoderDecoderConfig:
         num_experts: experts of a sparse layer.
         num_sparse_encoder_layers, num_sparse_decoder_layers: how many feed-forward layers are sparse: all,
             or evenly spread, in transformers' order.
@@ -150,24 +138,10 @@ class SwitchConfig:
             transformers has one fixed `expert_capacity` instead.
     """
 
-    vocab_size: int
-    d_model: int
-    d_kv: int
-    d_ff: int
-    num_layers: int
-    num_decoder_layers: int
-    num_heads: int
-    num_experts: int
-    num_sparse_encoder_layers: int
-    num_sparse_decoder_layers: int
-    relative_attention_num_buckets: int = 32
-    relative_attention_max_distance: int = 128
-    layer_norm_epsilon: float = 1e-6
-    dropout_rate: float = 0.1
+    num_experts: int = field(kw_only=True)
+    num_sparse_encoder_layers: int = field(kw_only=True)
+    num_sparse_decoder_layers: int = field(kw_only=True)
     dense_act_fn: str = "relu"
-    tie_word_embeddings: bool = True
-    label_smoothing: float = 0.0
-    loss_denominator: float | None = None
     moe_group_size: int = 1024
     capacity_factor_eval: float = 2.0
     min_expert_capacity: int = 4
@@ -176,8 +150,15 @@ class SwitchConfig:
     def __post_init__(self) -> None:
         """Raise ConfigError unless every value is of its kind and in range."""
         problems = [*_size_problems(self, SWITCH_REQUIRED)]
-        if self.dense_act_fn not in _DENSE_ACTIVATIONS:
-            known = ", ".join(_DENSE_ACTIVATIONS)
+        problems += positive(
+            {"moe_group_size": self.moe_group_size, "min_expert_capacity": self.min_expert_capacity}
+        )
+        for name in ("capacity_factor_eval", "router_aux_loss_coef"):
+            value = getattr(self, name)
+            if type(value) not in (int, float) or not math.isfinite(value):
+                problems.append(Problem(name, "a number", repr(value)))
+        if self.dense_act_fn not in DENSE_ACTIVATIONS:
+            known = ", ".join(DENSE_ACTIVATIONS)
             problems.append(Problem("dense_act_fn", f"one of {known}", repr(self.dense_act_fn)))
         for sparse, every in (
             ("num_sparse_encoder_layers", "num_layers"),
@@ -236,47 +217,8 @@ class SwitchConfig:
         """
         return cls(**_values(cls, content, SWITCH_REQUIRED, "a Switch Transformer"))
 
-    @classmethod
-    def of(cls, architecture: Architecture) -> SwitchConfig | None:
-        """The spelling of an architecture, or None if transformers' Switch is not what it is."""
-        encoder, decoder = architecture.encoder, architecture.decoder
-        if encoder is None or decoder is None:
-            return None
-        specs = (*encoder.layers, *decoder.layers)
-        mixture = next((spec for spec in specs if isinstance(spec, MixtureSpec)), None)
-        attention = encoder.layers[0]
-        if mixture is None or not isinstance(attention, AttentionSpec):
-            return None
-        names = {v: k for k, v in FEED_FORWARD_ACTIVATIONS.items()}
-        counts = [_num_sparse(encoder, 2), _num_sparse(decoder, 3)]
-        if names.get(mixture.activations) not in _DENSE_ACTIVATIONS or None in counts:
-            return None
-        candidate = cls(
-            **_shared_values(architecture, attention),
-            d_ff=mixture.d_ff,
-            num_layers=encoder.num_blocks * len(encoder.starts),
-            num_decoder_layers=decoder.num_blocks * len(decoder.starts),
-            num_experts=mixture.num_experts,
-            num_sparse_encoder_layers=counts[0] or 0,
-            num_sparse_decoder_layers=counts[1] or 0,
-            dense_act_fn=names[mixture.activations],
-            moe_group_size=mixture.group_size,
-            capacity_factor_eval=mixture.capacity_factor,
-            min_expert_capacity=mixture.min_expert_capacity,
-            router_aux_loss_coef=mixture.loss_coef,
-        )
-        return candidate if same_model(candidate.architecture, architecture) else None
-
 
 Config = T5Config | SwitchConfig | Architecture
-
-
-def spelling(architecture: Architecture) -> Config:
-    """The shortest config that says the same model: one that transformers has, where there is one.
-
-    Where in the checkpoint the layers lie (scopes, names, what Mesh repeats) is left out of the short ones.
-    """
-    return T5Config.of(architecture) or SwitchConfig.of(architecture) or architecture
 
 
 def config_from_json(content: Mapping[str, Any]) -> Config:
@@ -295,10 +237,10 @@ def config_from_json(content: Mapping[str, Any]) -> Config:
 
 REQUIRED = ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads")
 SWITCH_REQUIRED = (*REQUIRED, "num_experts", "num_sparse_encoder_layers", "num_sparse_decoder_layers")
-_DENSE_ACTIVATIONS = ("relu", "gelu_new", "silu")
+DENSE_ACTIVATIONS = ("relu", "gelu_new", "silu")
 
 
-def _size_problems(config: T5Config | SwitchConfig, required: tuple[str, ...]) -> Iterator[Problem]:
+def _size_problems(config: EncoderDecoderConfig, required: tuple[str, ...]) -> Iterator[Problem]:
     yield from positive({name: getattr(config, name) for name in (*required, "num_decoder_layers")})
     yield from loss_problems(config)
     yield from bucket_problems(config.relative_attention_num_buckets, config.relative_attention_max_distance)
@@ -317,9 +259,9 @@ def _to_json(model_type: str, architecture: str, values: Mapping[str, Any]) -> d
 
 
 def _values(
-    cls: type[T5Config | SwitchConfig], content: Mapping[str, Any], required: tuple[str, ...], what: str
+    cls: type[EncoderDecoderConfig], content: Mapping[str, Any], required: tuple[str, ...], what: str
 ) -> dict[str, Any]:
-    known = {field.name for field in fields(cls)}
+    known = {f.name for f in fields(cls)}
     values = {key: value for key, value in content.items() if key in known}
     for name in ("feed_forward_proj", "dense_act_fn"):
         if content.get(name) is None:
@@ -335,7 +277,7 @@ def _values(
     return values
 
 
-def _self_attention(config: T5Config | SwitchConfig) -> AttentionSpec:
+def _self_attention(config: EncoderDecoderConfig) -> AttentionSpec:
     return AttentionSpec(
         kind="SelfAttention",
         num_heads=config.num_heads,
@@ -346,7 +288,7 @@ def _self_attention(config: T5Config | SwitchConfig) -> AttentionSpec:
     )
 
 
-def _memory_attention(config: T5Config | SwitchConfig) -> AttentionSpec:
+def _memory_attention(config: EncoderDecoderConfig) -> AttentionSpec:
     return replace(_self_attention(config), kind="EncDecAttention", relative_attention_type=None)
 
 
@@ -355,7 +297,7 @@ def _stack(layers: tuple[LayerSpec, ...], num_blocks: int, *, decoder: bool = Fa
     return StackSpec(layers=layers, num_blocks=num_blocks, autoregressive=decoder, scope=scope)
 
 
-def _encoder_decoder(config: T5Config | SwitchConfig, encoder: StackSpec, decoder: StackSpec) -> Architecture:
+def _encoder_decoder(config: EncoderDecoderConfig, encoder: StackSpec, decoder: StackSpec) -> Architecture:
     return Architecture(
         vocab_size=config.vocab_size,
         d_model=config.d_model,
@@ -367,106 +309,3 @@ def _encoder_decoder(config: T5Config | SwitchConfig, encoder: StackSpec, decode
         label_smoothing=config.label_smoothing,
         loss_denominator=config.loss_denominator,
     )
-
-
-def join(
-    encoder: T5Config,
-    decoder: T5Config,
-    *,
-    source_vocab_size: int | None = None,
-    shared_embedding: bool = False,
-) -> Architecture:
-    """The encoder of one T5 before the decoder of another: of other depth, heads, inner size, vocabulary.
-
-    Example: a translation model with a deep encoder, a shallow decoder and two vocabularies:
-        join(T5Config(32000, 512, 64, 2048, 12, 12, 8), T5Config(8000, 512, 64, 1024, 2, 2, 4))
-
-    Args:
-        encoder: gives the encoder, and the source's vocabulary.
-        decoder: gives the decoder and everything else: the target's vocabulary, whether its output is tied.
-        source_vocab_size: if another than the encoder's config says.
-        shared_embedding: one matrix for both; their vocabularies must be the same.
-
-    Raises:
-        ConfigError: the widths of the hidden states differ.
-    """
-    if encoder.d_model != decoder.d_model:
-        raise ConfigError(
-            "An encoder and a decoder of different width cannot be joined.",
-            problems=[Problem("d_model", f"{decoder.d_model}, as the decoder's", f"{encoder.d_model}")],
-        )
-    return replace(
-        decoder.architecture,
-        encoder=encoder.architecture.encoder,
-        source_vocab_size=source_vocab_size or encoder.vocab_size,
-        shared_embedding=shared_embedding,
-    )
-
-
-def _shared_values(architecture: Architecture, attention: AttentionSpec) -> dict[str, Any]:
-    return {
-        "vocab_size": architecture.vocab_size,
-        "d_model": architecture.d_model,
-        "d_kv": attention.d_kv,
-        "num_heads": attention.num_heads,
-        "relative_attention_num_buckets": attention.relative_attention_num_buckets,
-        "relative_attention_max_distance": attention.relative_attention_max_distance,
-        "layer_norm_epsilon": architecture.layer_norm_epsilon,
-        "dropout_rate": architecture.dropout_rate,
-        "tie_word_embeddings": architecture.tie_word_embeddings,
-        "label_smoothing": architecture.label_smoothing,
-        "loss_denominator": architecture.loss_denominator,
-    }
-
-
-def _num_sparse(stack: StackSpec, block_length: int) -> int | None:
-    """How many sparse layers transformers must be told for the stack's pattern; None if it cannot be."""
-    last = [place.spec for place in stack.places if place.index == block_length - 1]
-    pattern = [isinstance(spec, MixtureSpec) for spec in last]
-    for number in range(1, len(pattern) + 1):
-        step = len(pattern) // number
-        if pattern == [step == 1 or i % step == 1 for i in range(len(pattern))]:
-            return number
-    return None
-
-
-def same_model(one: Architecture, other: Architecture) -> bool:
-    """Whether two architectures compute the same from the same parameters, wherever their sources lie."""
-    return _placed(one) == _placed(other)
-
-
-def _placed(architecture: Architecture) -> tuple[Any, ...]:
-    stacks = {
-        name: (
-            replace(stack, layers=(), num_blocks=1, scope="", layer_names=(), block_scope=True, max_length=1),
-            [(place.block, place.index, _computed(place.spec)) for place in stack.places],
-        )
-        for name, stack in architecture.stacks.items()
-    }
-    plain = replace(
-        architecture,
-        encoder=None,
-        decoder=StackSpec(layers=(FeedForwardSpec(d_ff=1),), num_blocks=1, autoregressive=True),
-        source_vocab_size=architecture.source_vocab_size or architecture.vocab_size,
-        shared_embedding=architecture.shares_embedding,
-        first_sentinel_id=architecture.first_sentinel_id if architecture.needs_sentinels else None,
-    )
-    scopes = [
-        f"{stack.scope}/{place.scope}" for stack in architecture.stacks.values() for place in stack.places
-    ]
-    return plain, stacks, len(set(scopes)) == len(scopes)
-
-
-def _computed(spec: LayerSpec) -> LayerSpec:
-    """A layer without what changes nothing that it computes: the source's layout, and unused settings."""
-    if isinstance(spec, AttentionSpec):
-        # one group of heads, or a group for each head
-        plain = spec.num_heads == 1 or spec.num_memory_heads == spec.num_heads
-        spec = replace(spec, combine_dims=True, num_memory_heads=0 if plain else spec.num_memory_heads)
-    if isinstance(spec, MixtureSpec):
-        second = spec.second_policy if spec.gating in ("top_2", "top_n") else "all"
-        threshold = spec.second_threshold if second == "threshold" else 0.0
-        spec = replace(spec, second_policy=second, second_threshold=threshold)
-    if isinstance(spec, RelativePositions) and spec.relative_attention_type is None:
-        spec = replace(spec, relative_attention_num_buckets=32, relative_attention_max_distance=128)
-    return spec

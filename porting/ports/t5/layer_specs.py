@@ -58,9 +58,13 @@ class RelativePositions:
 
 def bucket_problems(buckets: object, max_distance: object) -> Iterator[Problem]:
     """Half of the buckets (a quarter, in both directions) hold one distance each; see Mesh's function."""
-    yield from positive({"relative_attention_max_distance": max_distance})
-    if type(buckets) is not int or type(max_distance) is not int or 4 <= buckets < 2 * max_distance:
-        yield from positive({"relative_attention_num_buckets": buckets})
+    wrong = list(
+        positive({"relative_attention_max_distance": max_distance, "relative_attention_num_buckets": buckets})
+    )
+    yield from wrong
+    if wrong or not isinstance(buckets, int) or not isinstance(max_distance, int):
+        return
+    if 4 <= buckets < 2 * max_distance:
         return
     expected = f"4 to {2 * max_distance - 1} (below twice the largest distance)"
     yield Problem("relative_attention_num_buckets", expected, f"{buckets}")
@@ -74,9 +78,7 @@ _KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "tuple[str, ...]": ("a list of names", lambda v: type(v) is tuple and all(type(n) is str for n in v)),
     "Dims": (
         "a list of names with sizes",
-        lambda v: (
-            type(v) is tuple and all(len(d) == 2 and type(d[0]) is str and type(d[1]) is int for d in v)
-        ),
+        lambda v: type(v) is tuple and all(type(d) is tuple and [*map(type, d)] == [str, int] for d in v),
     ),
 }
 

@@ -12,10 +12,11 @@ from porting.errors import ConfigError
 from porting.mapping import Shape
 from porting.port import Port, ResolvedConfig
 from porting.ports.t5.architecture import MODEL_TYPE
-from porting.ports.t5.config import REQUIRED, Config, config_from_json, spelling
+from porting.ports.t5.config import REQUIRED, Config, config_from_json
 from porting.ports.t5.from_gin import config_from_gin
 from porting.ports.t5.infer import infer_config
 from porting.ports.t5.rules import recognises, rules
+from porting.ports.t5.spelling import spelling
 from porting.ports.t5.taps import taps
 from porting.ports.t5.to_gin import gin_from_config
 from porting.ports.t5.token_ids import check_ids, random_ids

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from porting.errors import ConfigError
 from porting.ports.t5.architecture import Architecture
-from porting.ports.t5.config import T5Config, spelling
+from porting.ports.t5.config import T5Config
 from porting.ports.t5.from_gin import config_from_gin
+from porting.ports.t5.spelling import spelling
 from porting.ports.t5.to_gin import gin_from_config
 from tests.ports.t5.mesh_variables import SMALL, V1_1, mesh_shapes
 

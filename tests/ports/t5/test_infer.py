@@ -8,8 +8,9 @@ import pytest
 from porting.checkpoint import open_checkpoint
 from porting.errors import ConfigError
 from porting.ports.t5 import PORT
-from porting.ports.t5.config import T5Config, spelling
+from porting.ports.t5.config import T5Config
 from porting.ports.t5.infer import infer_config
+from porting.ports.t5.spelling import spelling
 from tests.ports.t5.mesh_variables import SMALL, V1_1, mesh_shapes
 
 NAMES = {"SelfAttention": "self_attention", "EncDecAttention": "cross", "DenseReluDense": "dense_relu_dense"}

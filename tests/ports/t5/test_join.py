@@ -10,7 +10,8 @@ import torch
 
 from porting.errors import ConfigError
 from porting.ports.t5.architecture import Architecture
-from porting.ports.t5.config import T5Config, join, spelling
+from porting.ports.t5.config import T5Config
+from porting.ports.t5.spelling import join, spelling
 from tests.ports.t5.conftest import MakeModel
 
 ENCODER = T5Config(300, 24, 5, 40, 3, 3, 4)
