@@ -27,6 +27,8 @@ from porting.ports.t5.layer_specs import (
 
 MODEL_TYPE = "mesh_t5"
 POSITIONS = (None, "learned", "sinusoid")
+# Embeddings padded to a multiple of 128 -> the vocabularies of T5 and mT5 before that, 100 sentinels last.
+UNPADDED_VOCABULARIES = {32128: 32100, 250112: 250100}
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 from porting.errors import ConfigError
 from porting.gin_file import Reference, read_gin
 from porting.mapping import Shape
-from porting.ports.t5.architecture import Architecture, StackSpec
+from porting.ports.t5.architecture import UNPADDED_VOCABULARIES, Architecture, StackSpec
 from porting.ports.t5.gin_layers import GinReader, as_list, read_layer
 from porting.ports.t5.layer_specs import (
     SPECS,
@@ -157,12 +157,13 @@ def _read_sentinels(reader: GinReader, values: dict[str, Any], stacks: Sequence[
     if type(number) is not int:
         reader.refuse("relative_position_spans.num_sentinels", "a number of ids", repr(number))
         return
-    vocab_size = values.get("vocab_size", 0)
-    values["first_sentinel_id"] = vocab_size - number
+    size = values.get("vocab_size", 0)
+    unpadded = UNPADDED_VOCABULARIES.get(size, size)
+    values["first_sentinel_id"] = unpadded - number
     reader.assumed.append(
-        f"the vocabulary is not padded: the {number} sentinels that relative positions between decoder and"
-        f" encoder are counted from begin at id {vocab_size - number}; override with --config FILE.json that"
-        ' holds {"first_sentinel_id": 32000}, say, and the rest'
+        f"the vocabulary has {unpadded} ids before padding: the {number} sentinels that relative positions"
+        f" between decoder and encoder are counted from begin at id {unpadded - number}; override with"
+        ' --config FILE.json that holds {"first_sentinel_id": 32000}, say, and the rest'
     )
 
 

@@ -31,6 +31,17 @@ _FIXED_IN_ATTENTION: tuple[tuple[str, Any], ...] = (
 _FIXED_IN_MIXTURES: tuple[tuple[str, Any], ...] = (("use_experts_attention", False), ("output_dim", None))
 
 
+# Mesh builds its stacks inside gin's scopes, and calls these later, outside of them.
+_CALLED_WITHOUT_SCOPE = {
+    "VocabEmbedding",
+    "enc_dec_attention",
+    "enc_dec_attention_bias",
+    "get_vocab_embedding_cls",
+    "relative_position_spans",
+    "sublayer_dropout",
+    "sublayer_rms_norm",
+    "unit_scaling_convention",
+}
 _AT_RANDOM = "it is drawn at random at evaluation too, so that no two runs of the original agree"
 
 
@@ -54,8 +65,9 @@ class GinReader:
     assumed: list[str] = field(default_factory=list)
 
     def get(self, stack: str, configurable: str, parameter: str, default: Any = None) -> Any:
-        """The value in a stack's scope, or the default."""
-        return self.gin.get(stack, configurable, parameter, default)
+        """The value that holds where Mesh asks for it, or the default."""
+        scope = "" if configurable in _CALLED_WITHOUT_SCOPE else stack
+        return self.gin.get(scope, configurable, parameter, default)
 
     def same(self, configurable: str, parameter: str, default: Any) -> Any:
         """A value that all stacks must share."""

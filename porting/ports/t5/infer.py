@@ -14,7 +14,7 @@ from typing import Any
 from porting.errors import ConfigError
 from porting.mapping import Shape
 from porting.port import ResolvedConfig
-from porting.ports.t5.architecture import Architecture, StackSpec
+from porting.ports.t5.architecture import UNPADDED_VOCABULARIES, Architecture, StackSpec
 from porting.ports.t5.infer_layers import Heads, Reading, layer_spec
 from porting.ports.t5.layer_specs import (
     AttentionSpec,
@@ -26,8 +26,7 @@ from porting.ports.t5.layer_specs import (
 from porting.ports.t5.rules import is_weight
 from porting.ports.t5.scopes import SourceLayer, source_layers
 
-# Vocabulary of T5's own SentencePiece model, padded -> where its 100 sentinels begin.
-_KNOWN_SENTINELS = {32128: 32000}
+_USUAL_SENTINELS = 100
 _REMEDY = "Give it with --config FILE (an operative_config.gin or a config.json)."
 
 
@@ -205,7 +204,8 @@ def _first_sentinel(reading: Reading, stacks: Mapping[str, Any], vocab_size: int
     specs = [spec for stack in stacks.values() for spec in stack.layers if reads_memory(spec)]
     if not any(spec.relative_attention_type for spec in specs):
         return None
-    known = _KNOWN_SENTINELS.get(vocab_size)
+    unpadded = UNPADDED_VOCABULARIES.get(vocab_size)
+    known = None if unpadded is None else unpadded - _USUAL_SENTINELS
     if known is None and reading.answers.get("first_sentinel_id") is None:
         expected = 'an answer: --config FILE.json that holds {"first_sentinel_id": 32000}, say'
         reading.refuse("first_sentinel_id", expected, "nothing in the checkpoint tells it")

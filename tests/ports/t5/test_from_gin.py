@@ -217,7 +217,6 @@ STACKS = "decoder/LayerStack"
         (f"{STACKS}.sublayers_final = 7", "LayerStack.sublayers_final"),
         (f"{STACKS}.sublayers_per_layer = [@my_norm, @sublayer_call_layer]", "sublayers_per_layer"),
         ("encoder/Unitransformer.d_model = 13", "Unitransformer.d_model"),
-        ("decoder/sublayer_rms_norm.epsilon = 1.0", "sublayer_rms_norm.epsilon"),
     ],
 )
 def test_what_the_port_cannot_express_is_refused_by_name(read: Read, line: str, key: str) -> None:
@@ -240,6 +239,12 @@ def test_positional_embeddings_are_meshs_default(read: Read) -> None:
     text = T5_1_1.replace("Unitransformer.positional_embedding = False", "Unitransformer.max_length = 77")
     stacks = read(text).architecture.stacks
     assert {(stack.positions, stack.max_length) for stack in stacks.values()} == {("learned", 77)}
+
+
+def test_what_mesh_calls_outside_of_the_stacks_scopes_has_no_scope(read: Read) -> None:
+    """Seen in the original: its norms keep the epsilon that is bound without a scope."""
+    lines = "\nencoder/sublayer_rms_norm.epsilon = 0.5\ndecoder/sublayer_rms_norm.epsilon = 0.5"
+    assert read(T5_1_1 + lines) == EXPECTED
 
 
 def test_settings_of_one_layer_win_over_its_class_and_that_over_the_one_it_extends(read: Read) -> None:
@@ -281,6 +286,16 @@ def test_single_stacks(
     assert (stack.scope, stack.autoregressive) == ("mylm", autoregressive)
     assert (architecture.source_vocab_size, architecture.vocab_size) == (50, 70)
     assert len(said) == assumed
+
+
+@pytest.mark.parametrize(("rows", "first"), [(32128, 32000), (50, -50)])
+def test_sentinels_end_the_vocabulary_before_it_was_padded(tmp_path: Path, rows: int, first: int) -> None:
+    path = tmp_path / "operative_config.gin"
+    lines = "EncDecAttention.relative_attention_type = 'bias'\nrelative_position_spans.num_sentinels = 100\n"
+    path.write_text(T5_1_1 + lines)
+    config, assumed = config_from_gin(path, {**SHAPES, "shared/embedding": (rows, 12)})
+    assert config.first_sentinel_id == first
+    assert len(assumed) == 1 and f"id {first}" in assumed[0]
 
 
 def test_everything_refused_is_listed_at_once(read: Read) -> None:
