@@ -12,9 +12,9 @@ READY = $(VENV)/.installed
 demo: $(READY)
 	$(RUN) -m demo.run
 
-# Two processes, for most of the time goes into runs of the original (tests/conftest.py says what stays
-# together); one thread of torch's each, for with more they wait for each other.
-PYTEST = OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses 2 --dist loadgroup
+# Two processes, for most of the time goes into runs of the original: the tests of one module share one, and the
+# checkpoints made for them. One thread of torch's each, for with more they wait for each other.
+PYTEST = OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses 2 --dist loadscope
 
 test: check
 	$(PYTEST) -m "not slow"

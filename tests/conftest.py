@@ -21,14 +21,6 @@ SHARED_DATA = REPOSITORY.parent / "shared" / "data"
 settings.register_profile("porting", deadline=None, derandomize=True, database=None)
 settings.load_profile("porting")
 
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of one module share a process, those of one ported checkpoint where a module has several."""
-    for item in items:
-        checkpoint = getattr(item, "callspec", None) and item.callspec.params.get("ported", "")
-        item.add_marker(pytest.mark.xdist_group(f"{item.nodeid.split('::')[0]} {checkpoint or ''}"))
-
-
 RunPython = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
