@@ -89,6 +89,13 @@ class StackSpec:
         """Whether relative positions tell before from behind."""
         return not self.autoregressive or self.input_full_attention
 
+    @property
+    def needs_sentinels(self) -> bool:
+        """Whether a layer has relative positions between decoder and encoder."""
+        return any(
+            reads_memory(spec) and getattr(spec, "relative_attention_type", None) for spec in self.layers
+        )
+
     @cached_property
     def starts(self) -> tuple[int, ...]:
         """Which layers of one of Mesh's blocks begin a block of the port."""
@@ -271,11 +278,7 @@ class Architecture:
     @property
     def needs_sentinels(self) -> bool:
         """Whether a layer has relative positions between decoder and encoder."""
-        return any(
-            reads_memory(spec) and getattr(spec, "relative_attention_type", None)
-            for stack in self.stacks.values()
-            for spec in stack.layers
-        )
+        return any(stack.needs_sentinels for stack in self.stacks.values())
 
     @property
     def feed_forward_module(self) -> str:
@@ -289,17 +292,8 @@ class Architecture:
 
     def to_json(self) -> dict[str, Any]:
         """The contents of `config.json`, for what transformers has no architecture for."""
-        content: dict[str, Any] = {
-            "model_type": MODEL_TYPE,
-            "is_encoder_decoder": self.is_encoder_decoder,
-            "pad_token_id": 0,
-            "eos_token_id": 1,
-            "decoder_start_token_id": 0,
-        }
-        for f in fields(self):
-            value = getattr(self, f.name)
-            content[f.name] = _stack_to_json(value) if isinstance(value, StackSpec) else value
-        return content
+        decoding = decoding_json(is_encoder_decoder=self.is_encoder_decoder)
+        return {"model_type": MODEL_TYPE, **decoding, **asdict(self)}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Architecture:
@@ -332,8 +326,14 @@ def loss_problems(config: Any) -> Iterator[Problem]:
         yield Problem("tie_word_embeddings", "true or false", repr(config.tie_word_embeddings))
 
 
-def _stack_to_json(stack: StackSpec) -> dict[str, Any]:
-    return asdict(stack)
+def decoding_json(*, is_encoder_decoder: bool) -> dict[str, Any]:
+    """What `config.json` says, in every spelling, to whoever decodes."""
+    return {
+        "is_encoder_decoder": is_encoder_decoder,
+        "pad_token_id": 0,
+        "eos_token_id": 1,
+        "decoder_start_token_id": 0,
+    }
 
 
 def _stack_from_json(content: Mapping[str, Any]) -> StackSpec:

@@ -30,7 +30,7 @@ def softmax(scores: Tensor) -> Tensor:
 
 
 class BiasedAttention(nn.Module):
-    """What every attention has: its place in the stack, and a relative position bias, held or shared.
+    """What every attention has: its place in the stack, what it attends to, and a bias, held or shared.
 
     Args:
         place: which layer this is.
@@ -50,6 +50,45 @@ class BiasedAttention(nn.Module):
             self.relative_attention_bias = RelativeAttentionBias(
                 place.spec, num_heads, bidirectional=bidirectional
             )
+        if place.spec.relative_attention_type:
+            self.position_bias = Tap()
+
+    @staticmethod
+    def split_heads(x: Tensor, width: int) -> Tensor:
+        """[b, l, heads*width] -> [b, heads, l, width]"""
+        return x.view(*x.shape[:-1], -1, width).transpose(1, 2)
+
+    def memory(self, x: Tensor, context: StackContext) -> Tensor:
+        """What is attended to: x, or the encoder's output. [b, m, d]"""
+        memory = x if self.within_stack else context.memory
+        assert memory is not None
+        return memory
+
+    def keys_and_values(self, x: Tensor, context: StackContext) -> tuple[Tensor, Tensor]:
+        """[b, g, m, k] each: of x and the positions before it, or of the encoder's output."""
+        memory = self.memory(x, context)
+        cache = context.cache(self.number)
+        if cache is None:
+            return self.project_memory(memory)
+        if self.within_stack:
+            return cache.append(*self.project_memory(memory))
+        return cache.fill_once(lambda: self.project_memory(memory))
+
+    def project_memory(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of what is attended to: [b, m, d] -> [b, g, m, k] each."""
+        raise NotImplementedError
+
+    def visibility(self, context: StackContext) -> Visibility:
+        """Who sees whom here."""
+        return context.visibility if self.within_stack else context.memory_visibility
+
+    def score_bias(self, position_bias: Tensor | None, context: StackContext) -> Tensor | None:
+        """What is added to the scores: who sees whom, and the relative position bias; None: nothing."""
+        bias = self.visibility(context).bias
+        if position_bias is None:
+            return bias
+        tapped: Tensor = self.position_bias(position_bias)
+        return tapped if bias is None else bias + tapped
 
     def held_bias(self, context: StackContext) -> Tensor | None:
         """From the layer's own table, or what the layer that holds it left; None where there is none.
@@ -89,23 +128,18 @@ class T5Attention(BiasedAttention):
             )
         if not spec.fold_scaling_into_initializer:
             self.scaled_q = Tap()
-        if spec.relative_attention_type:
-            self.position_bias = Tap()
         self.scores = Tap()
         self.weights = Tap()
         self.attended = Tap()
 
     def forward(self, x: Tensor, context: StackContext) -> Tensor:
         """[b, l, d] -> [b, l, d]"""
-        q = self.split_heads(self.q(x))
+        q = self.split_heads(self.q(x), self.spec.d_kv)
         if not self.spec.fold_scaling_into_initializer:
             q = self.scaled_q(q * self.spec.d_kv**-0.5)
         k, v = self.keys_and_values(x, context)
-        visibility = context.visibility if self.within_stack else context.memory_visibility
-        bias = visibility.bias
-        if (position_bias := self.compute_position_bias(q, context)) is not None:
-            position_bias = self.position_bias(position_bias)
-            bias = position_bias if bias is None else bias + position_bias
+        visibility = self.visibility(context)
+        bias = self.score_bias(self.compute_position_bias(q, context), context)
         if k.shape[1] != q.shape[1]:  # [b, g, m, k] -> [b, h, m, k]
             k, v = (t.repeat_interleave(q.shape[1] // t.shape[1], dim=1) for t in (k, v))
         if self.scores.hooked or self.weights.hooked or visibility.needs_gradient:
@@ -115,21 +149,13 @@ class T5Attention(BiasedAttention):
         attended = self.attended(attended)  # [b, h, l, k]
         return self.o(attended.transpose(1, 2).flatten(2))
 
-    def keys_and_values(self, x: Tensor, context: StackContext) -> tuple[Tensor, Tensor]:
-        """[b, g, m, k] each: of x and the positions before it, or of the encoder's output."""
-
-        def compute(source: Tensor) -> tuple[Tensor, Tensor]:
-            if self.spec.shared_kv:
-                kv = self.split_heads(self.kv(source))
-                return kv, kv
-            return self.split_heads(self.k(source)), self.split_heads(self.v(source))
-
-        cache = context.cache(self.number)
-        if self.within_stack:
-            return cache.append(*compute(x)) if cache else compute(x)
-        memory = context.memory
-        assert memory is not None
-        return cache.fill_once(lambda: compute(memory)) if cache else compute(memory)
+    def project_memory(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """[b, m, d] -> [b, g, m, k] each"""
+        d_kv = self.spec.d_kv
+        if self.spec.shared_kv:
+            kv = self.split_heads(self.kv(memory), d_kv)
+            return kv, kv
+        return self.split_heads(self.k(memory), d_kv), self.split_heads(self.v(memory), d_kv)
 
     def compute_position_bias(self, q: Tensor, context: StackContext) -> Tensor | None:
         """What each head adds to a score by relative position: [h, l, m], with b where it differs."""
@@ -137,10 +163,6 @@ class T5Attention(BiasedAttention):
             contextual: Tensor = self.relative_attention_ak(q, context.relative_position)
             return contextual
         return self.held_bias(context)
-
-    def split_heads(self, x: Tensor) -> Tensor:
-        """[b, l, heads*k] -> [b, heads, l, k]"""
-        return x.view(*x.shape[:-1], -1, self.spec.d_kv).transpose(1, 2)
 
     def _explicit(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
         """softmax(q k^T + bias) v, all [b, h, ., k], step by step as in the original."""

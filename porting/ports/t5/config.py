@@ -12,7 +12,13 @@ from functools import cached_property
 from typing import Any
 
 from porting.errors import ConfigError, Problem
-from porting.ports.t5.architecture import MODEL_TYPE, Architecture, StackSpec, loss_problems
+from porting.ports.t5.architecture import (
+    MODEL_TYPE,
+    Architecture,
+    StackSpec,
+    decoding_json,
+    loss_problems,
+)
 from porting.ports.t5.layer_specs import (
     AttentionSpec,
     FeedForwardSpec,
@@ -189,8 +195,8 @@ class SwitchConfig(EncoderDecoderConfig):
         def stack(*attention: LayerSpec, layers: int, num_sparse: int, decoder: bool) -> StackSpec:
             step = layers // num_sparse
             period = step if layers % step == 0 else layers
-            kinds = [sparse if i % step == 1 or step == 1 else dense for i in range(period)]
-            specs = tuple(spec for kind in kinds for spec in (*attention, kind))
+            pattern = sparse_pattern(layers, num_sparse)[:period]
+            specs = tuple(s for is_sparse in pattern for s in (*attention, sparse if is_sparse else dense))
             return _stack(specs, layers // period, decoder=decoder)
 
         own, memory = _self_attention(self), _memory_attention(self)
@@ -240,6 +246,12 @@ SWITCH_REQUIRED = (*REQUIRED, "num_experts", "num_sparse_encoder_layers", "num_s
 DENSE_ACTIVATIONS = ("relu", "gelu_new", "silu")
 
 
+def sparse_pattern(layers: int, num_sparse: int) -> list[bool]:
+    """Which of so many feed-forward layers are sparse, as transformers spreads them."""
+    step = layers // num_sparse
+    return [step == 1 or i % step == 1 for i in range(layers)]
+
+
 def _size_problems(config: EncoderDecoderConfig, required: tuple[str, ...]) -> Iterator[Problem]:
     yield from positive({name: getattr(config, name) for name in (*required, "num_decoder_layers")})
     yield from loss_problems(config)
@@ -250,10 +262,7 @@ def _to_json(model_type: str, architecture: str, values: Mapping[str, Any]) -> d
     return {
         "model_type": model_type,
         "architectures": [architecture],
-        "is_encoder_decoder": True,
-        "pad_token_id": 0,
-        "eos_token_id": 1,
-        "decoder_start_token_id": 0,
+        **decoding_json(is_encoder_decoder=True),
         **values,
     }
 

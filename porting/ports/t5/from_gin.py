@@ -14,10 +14,7 @@ from porting.gin_file import Reference, read_gin
 from porting.mapping import Shape
 from porting.ports.t5.architecture import UNPADDED_VOCABULARIES, Architecture, StackSpec
 from porting.ports.t5.gin_layers import GinReader, as_list, read_layer
-from porting.ports.t5.layer_specs import (
-    SPECS,
-    reads_memory,
-)
+from porting.ports.t5.layer_specs import SPECS
 from porting.ports.t5.rules import is_weight
 
 # configurable, parameter, the value that the port computes with (also Mesh's default), and why no other.
@@ -36,6 +33,14 @@ _FIXED: tuple[tuple[str, str, Any, str], ...] = (
     ("enc_dec_attention_bias", "relative_position_fn", "relative_position_spans", ""),
     ("enc_dec_attention", "attention_fn", "attention", ""),
 )
+# Mesh builds its stacks inside gin's scopes, and calls these later, outside of them. So it does with norms,
+# embeddings and the positions of spans, which are asked for without a scope below.
+_CALLED_WITHOUT_SCOPE = {
+    "enc_dec_attention",
+    "enc_dec_attention_bias",
+    "get_vocab_embedding_cls",
+    "unit_scaling_convention",
+}
 _DROPOUT = "sublayer_dropout"  # changes nothing outside training
 _SUBLAYERS = {
     "sublayers_initial": (_DROPOUT,),
@@ -74,8 +79,9 @@ def config_from_gin(path: Path, shapes: Mapping[str, Shape]) -> tuple[Architectu
     reader.stacks = ("encoder", "decoder") if _has_two_stacks(reader) else ("",)
     for stack in reader.stacks:
         for configurable, parameter, wanted, why in _FIXED:
-            key = f"{stack}/{configurable}.{parameter}".lstrip("/")
-            reader.fixed(key, wanted, reader.get(stack, configurable, parameter, wanted), why)
+            scope = "" if configurable in _CALLED_WITHOUT_SCOPE else stack
+            key = f"{scope}/{configurable}.{parameter}".lstrip("/")
+            reader.fixed(key, wanted, reader.get(scope, configurable, parameter, wanted), why)
         _check_sublayers(reader, stack)
     stacks = {stack: _read_stack(reader, stack) for stack in reader.stacks}
     values = _read_model(reader, stacks)
@@ -108,7 +114,7 @@ def _read_model(reader: GinReader, stacks: Mapping[str, StackSpec | None]) -> di
         "tie_word_embeddings": reader.get(
             output, "Unitransformer", "shared_embedding_and_softmax_weights", False
         ),
-        "scale_embedding": reader.same("VocabEmbedding", "scale_variable_like_classifier_weights", False),
+        "scale_embedding": reader.get("", "VocabEmbedding", "scale_variable_like_classifier_weights", False),
         "label_smoothing": reader.get(output, "Unitransformer", "label_smoothing", 0.0),
         "loss_denominator": reader.get(output, "Unitransformer", "loss_denominator", None),
         "loss_on_targets_only": reader.get(output, "Unitransformer", "loss_on_targets_only", False),
@@ -150,10 +156,9 @@ def _vocabularies(reader: GinReader, values: Mapping[str, Any], scope: str) -> d
 
 def _read_sentinels(reader: GinReader, values: dict[str, Any], stacks: Sequence[StackSpec]) -> None:
     """Where the ids begin that mark spans, for relative positions between decoder and encoder."""
-    specs = [spec for stack in stacks for spec in stack.layers if reads_memory(spec)]
-    if not any(getattr(spec, "relative_attention_type", None) for spec in specs):
+    if not any(stack.needs_sentinels for stack in stacks):
         return
-    number = reader.get("decoder", "relative_position_spans", "num_sentinels")
+    number = reader.get("", "relative_position_spans", "num_sentinels")
     if type(number) is not int:
         reader.refuse("relative_position_spans.num_sentinels", "a number of ids", repr(number))
         return
@@ -236,9 +241,9 @@ def _norm_epsilon(reader: GinReader) -> Any:
     if (legacy is None) != (reader.same("LayerStack", "dropout_rate", None) is None):
         reader.refuse("LayerStack", "dropout_rate and norm_epsilon both set, or neither", "one of them")
     # What LayerStack.norm_epsilon says is not used: sublayer_legacy_rms_norm does not pass it on.
-    return reader.same("sublayer_rms_norm", "epsilon", 1e-6)
+    return reader.get("", "sublayer_rms_norm", "epsilon", 1e-6)
 
 
 def _dropout_rate(reader: GinReader) -> Any:
     legacy = reader.same("LayerStack", "dropout_rate", None)
-    return legacy if legacy is not None else reader.same("sublayer_dropout", "dropout_rate", 0.0)
+    return legacy if legacy is not None else reader.get("", "sublayer_dropout", "dropout_rate", 0.0)

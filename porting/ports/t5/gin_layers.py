@@ -26,31 +26,12 @@ _FIXED_IN_ATTENTION: tuple[tuple[str, Any], ...] = (
     ("hyperprompt_length_encoder", None),
     ("hyperprompt_length_decoder", None),
 )
-
-
 _FIXED_IN_MIXTURES: tuple[tuple[str, Any], ...] = (("use_experts_attention", False), ("output_dim", None))
-
-
-# Mesh builds its stacks inside gin's scopes, and calls these later, outside of them.
-_CALLED_WITHOUT_SCOPE = {
-    "VocabEmbedding",
-    "enc_dec_attention",
-    "enc_dec_attention_bias",
-    "get_vocab_embedding_cls",
-    "relative_position_spans",
-    "sublayer_dropout",
-    "sublayer_rms_norm",
-    "unit_scaling_convention",
-}
 _AT_RANDOM = "it is drawn at random at evaluation too, so that no two runs of the original agree"
-
-
 _NOT_PORTED = {
     "LocalSelfAttention": "it does not run in Mesh TensorFlow 0.1.21: its attention call lacks the context",
     "MoE2D": "experts of experts, which no published T5 has",
 }
-
-
 _NOT_PORTED_OTHERWISE = "not one of the layers that this port has"
 
 
@@ -64,9 +45,8 @@ class GinReader:
     problems: list[Problem] = field(default_factory=list)
     assumed: list[str] = field(default_factory=list)
 
-    def get(self, stack: str, configurable: str, parameter: str, default: Any = None) -> Any:
-        """The value that holds where Mesh asks for it, or the default."""
-        scope = "" if configurable in _CALLED_WITHOUT_SCOPE else stack
+    def get(self, scope: str, configurable: str, parameter: str, default: Any = None) -> Any:
+        """The value that holds in a scope, a stack's or "" for none, or the default."""
         return self.gin.get(scope, configurable, parameter, default)
 
     def same(self, configurable: str, parameter: str, default: Any) -> Any:

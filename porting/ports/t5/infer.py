@@ -21,7 +21,6 @@ from porting.ports.t5.layer_specs import (
     FeedForwardSpec,
     MixtureSpec,
     is_self_attention,
-    reads_memory,
 )
 from porting.ports.t5.rules import is_weight
 from porting.ports.t5.scopes import SourceLayer, source_layers
@@ -93,22 +92,17 @@ def _architecture(reading: Reading) -> Architecture | None:
 
 def _stack_scopes(reading: Reading) -> dict[str, str]:
     """Name of each stack in the port -> its scope in the checkpoint."""
-    kinds = {
-        match[1]: True
-        for name in reading.shapes
-        if (match := re.match(r"([^/]+)/(?:block_\d+/)?[^/]+/(?:\w*Attention|DenseReluDense|MoE1D)/", name))
-    }
     if any(name.startswith("encoder/") for name in reading.shapes):
         return {"encoder": "encoder", "decoder": "decoder"}
-    has_memory = {scope for scope in kinds if reading.find(rf"{re.escape(scope)}/.*EncDecAttention/.*")}
-    if "encoder" in kinds or ("decoder" in kinds and "transformer" not in kinds and len(kinds) > 1):
-        return {"encoder": "encoder", "decoder": "decoder"}
-    if len(kinds) != 1:
-        for scope in kinds:
-            reading.refuse(scope, "an encoder and a decoder, or one stack alone", f"one of {len(kinds)}")
+    layer = re.compile(r"([^/]+)/(?:block_\d+/)?[^/]+/(?:\w*Attention|DenseReluDense|MoE1D)/")
+    found = list(dict.fromkeys(match[1] for name in reading.shapes if (match := layer.match(name))))
+    if len(found) != 1:
+        for scope in found:
+            reading.refuse(scope, "an encoder and a decoder, or one stack alone", f"one of {len(found)}")
         return {}
-    scope = next(iter(kinds))
-    if has_memory:  # an encoder that shares the decoder's variables
+    (scope,) = found
+    # an encoder that shares the decoder's variables
+    if reading.find(rf"{re.escape(scope)}/.*EncDecAttention/.*"):
         return {"encoder": scope, "decoder": scope}
     why = "each position sees those before it (a language model), which the variables do not tell"
     if reading.answer("autoregressive", True, why, '{"autoregressive": false}'):
@@ -181,28 +175,22 @@ def _positions(reading: Reading, scope: str, *, relative: bool) -> tuple[str | N
 def _vocabularies(reading: Reading, scopes: Mapping[str, str]) -> dict[str, Any]:
     first, last = (list(scopes.values())[i] for i in (0, -1))
     shared = "shared/embedding" in reading.shapes
-    source = (
-        "shared/embedding"
-        if shared or (len(scopes) == 2 and first != last and f"{first}/embedding" not in (reading.shapes))
-        else f"{first}/embedding"
-    )
-    rows = {name: _matrix(reading, name, "[vocab, d_model]") for name in {source}}
-    embedding = rows[source]
+    source = f"{first}/embedding"
+    if shared or (first != last and source not in reading.shapes):
+        source = "shared/embedding"
+    embedding = _matrix(reading, source, "[vocab, d_model]")
     if embedding is None:
         return {}
-    vocab_size = embedding[0]
-    logits = reading.shapes.get(f"{last}/logits/kernel")
-    if not shared and f"{last}/embedding" in reading.shapes:
-        vocab_size = reading.shapes[f"{last}/embedding"][0]
-    if not shared and logits is not None and len(logits) == 2:
-        vocab_size = logits[1]
-    sizes = {"vocab_size": vocab_size, "d_model": embedding[1]}
-    return sizes if shared else {**sizes, "source_vocab_size": embedding[0]}
+    rows, d_model = embedding
+    if shared:
+        return {"vocab_size": rows, "d_model": d_model}
+    logits = reading.shapes.get(f"{last}/logits/kernel", ())
+    vocab_size = logits[1] if len(logits) == 2 else reading.shapes.get(f"{last}/embedding", embedding)[0]
+    return {"vocab_size": vocab_size, "d_model": d_model, "source_vocab_size": rows}
 
 
 def _first_sentinel(reading: Reading, stacks: Mapping[str, Any], vocab_size: int) -> int | None:
-    specs = [spec for stack in stacks.values() for spec in stack.layers if reads_memory(spec)]
-    if not any(spec.relative_attention_type for spec in specs):
+    if not any(stack.needs_sentinels for stack in stacks.values()):
         return None
     unpadded = UNPADDED_VOCABULARIES.get(vocab_size)
     known = None if unpadded is None else unpadded - _USUAL_SENTINELS

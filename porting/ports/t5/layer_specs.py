@@ -179,6 +179,14 @@ class TalkingHeadsSpec(RelativePositions):
     d_v: int
     dynamic_projections: tuple[str, ...] = ()
 
+    @property
+    def head_projections(self) -> dict[str, tuple[Dims, Dims]]:
+        """Name of each projection across heads -> dimensions before and after it (see kernel_dims)."""
+        return {
+            "logits": (self.key_heads, self.softmax_heads),
+            "weights": (self.softmax_heads, self.value_heads),
+        }
+
     def problems(self) -> Iterator[Problem]:
         """What is not of its kind or out of range."""
         if wrong := kind_problems(self):

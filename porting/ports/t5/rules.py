@@ -158,10 +158,7 @@ def _talking_heads_rules(d_model: int, spec: TalkingHeadsSpec, source: str, targ
     yield Rule(f"{source}/v/kernel", f"{target}.v.weight", _flat_output(d_model, values))
     yield Rule(f"{source}/y/kernel", f"{target}.o.weight", _flat_input(values, d_model))
     yield _bias_rule(spec, spec.softmax_heads, source, target)
-    for name, inputs, outputs in (
-        ("logits", spec.key_heads, spec.softmax_heads),
-        ("weights", spec.softmax_heads, spec.value_heads),
-    ):
+    for name, (inputs, outputs) in spec.head_projections.items():
         yield Rule(f"{source}/{name}/kernel", f"{target}.{name}.weight")
         yield Rule(
             rf"{source}/{name}/{name}_dynamic_(?P<i>\d+)/kernel",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 from porting.errors import ConfigError, Problem
@@ -13,6 +13,7 @@ from porting.ports.t5.config import (
     Config,
     SwitchConfig,
     T5Config,
+    sparse_pattern,
 )
 from porting.ports.t5.layer_specs import (
     AttentionSpec,
@@ -140,8 +141,7 @@ def _num_sparse(stack: StackSpec, block_length: int) -> int | None:
     # Several numbers may say the same pattern: how many there are comes first.
     numbers: list[int] = [max(sum(pattern), 1), *range(1, len(pattern) + 1)]
     for number in numbers:
-        step = len(pattern) // number
-        if pattern == [step == 1 or i % step == 1 for i in range(len(pattern))]:
+        if pattern == sparse_pattern(len(pattern), number):
             return number
     return None
 
@@ -151,7 +151,8 @@ def same_model(one: Architecture, other: Architecture) -> bool:
     return _placed(one) == _placed(other)
 
 
-def _placed(architecture: Architecture) -> tuple[Any, ...]:
+def _placed(architecture: Architecture) -> dict[str, Any]:
+    """All that an architecture says of the model, its stacks layer by layer."""
     stacks = {
         name: (
             replace(stack, layers=(), num_blocks=1, scope="", layer_names=(), block_scope=True, max_length=1),
@@ -159,18 +160,17 @@ def _placed(architecture: Architecture) -> tuple[Any, ...]:
         )
         for name, stack in architecture.stacks.items()
     }
-    plain = replace(
-        architecture,
-        encoder=None,
-        decoder=StackSpec(layers=(FeedForwardSpec(d_ff=1),), num_blocks=1, autoregressive=True),
-        source_vocab_size=architecture.source_vocab_size or architecture.vocab_size,
-        shared_embedding=architecture.shares_embedding,
-        first_sentinel_id=architecture.first_sentinel_id if architecture.needs_sentinels else None,
-    )
     scopes = [
         f"{stack.scope}/{place.scope}" for stack in architecture.stacks.values() for place in stack.places
     ]
-    return plain, stacks, len(set(scopes)) == len(scopes)
+    return {
+        **{f.name: getattr(architecture, f.name) for f in fields(architecture)},
+        **stacks,
+        "source_vocab_size": architecture.source_vocab_size or architecture.vocab_size,
+        "shared_embedding": architecture.shares_embedding,
+        "first_sentinel_id": architecture.first_sentinel_id if architecture.needs_sentinels else None,
+        "layers share variables": len(set(scopes)) < len(scopes),
+    }
 
 
 def _computed(spec: LayerSpec) -> LayerSpec:

@@ -65,59 +65,35 @@ class TalkingHeadsAttention(BiasedAttention):
         self.k = nn.Linear(d_model, size(spec.key_heads) * spec.d_k, bias=False)
         self.v = nn.Linear(d_model, size(spec.value_heads) * spec.d_v, bias=False)
         self.o = nn.Linear(size(spec.value_heads) * spec.d_v, d_model, bias=False)
-        for name, inputs, outputs in self.projections(spec):
+        for name, (inputs, outputs) in spec.head_projections.items():
+            if not kernel_dims(inputs, outputs):
+                continue
             sources = "".join(source for source in "xm" if f"{source}2{name[0]}" in spec.dynamic_projections)
             self.add_module(name, HeadsProjection(d_model, inputs, outputs, sources))
-        if spec.relative_attention_type:
-            self.position_bias = Tap()
         self.scores = Tap()
         self.softmax = Tap()
         self.attended = Tap()
 
-    @staticmethod
-    def projections(spec: TalkingHeadsSpec) -> list[tuple[str, Dims, Dims]]:
-        """(name, from, to) of the projections that there are."""
-        both = [
-            ("logits", spec.key_heads, spec.softmax_heads),
-            ("weights", spec.softmax_heads, spec.value_heads),
-        ]
-        return [(name, *dims) for name, *dims in both if kernel_dims(*dims)]  # type: ignore[misc]
-
     def forward(self, x: Tensor, context: StackContext) -> Tensor:
         """[b, l, d] -> [b, l, d]"""
-        within = self.within_stack
-        memory = x if within else context.memory
-        assert memory is not None
-        cache = context.cache(self.number)
-        q = _split(self.q(x), self.spec.d_k)
-
-        def compute() -> tuple[Tensor, Tensor]:
-            return _split(self.k(memory), self.spec.d_k), _split(self.v(memory), self.spec.d_v)
-
-        if cache is None:
-            k, v = compute()
-        else:
-            k, v = cache.append(*compute()) if within else cache.fill_once(compute)
+        memory = self.memory(x, context)
+        q = self.split_heads(self.q(x), self.spec.d_k)
+        k, v = self.keys_and_values(x, context)
         scores = self._project("logits", q @ k.transpose(-1, -2), x, memory)
-        visibility = context.visibility if within else context.memory_visibility
-        bias = visibility.bias
-        if (position_bias := self.held_bias(context)) is not None:
-            position_bias = self.position_bias(position_bias)
-            bias = position_bias if bias is None else bias + position_bias
-        if bias is not None:
+        if (bias := self.score_bias(self.held_bias(context), context)) is not None:
             scores = scores + bias
         weights = self.softmax(softmax(self.scores(scores.float()))).to(v.dtype)
         attended = self.attended(self._project("weights", weights, x, memory) @ v)
         output: Tensor = self.o(attended.transpose(1, 2).flatten(2))
         return output
 
+    def project_memory(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """[b, m, d] -> [b, heads, m, d_k], [b, heads, m, d_v]"""
+        k, v = self.k(memory), self.v(memory)
+        return self.split_heads(k, self.spec.d_k), self.split_heads(v, self.spec.d_v)
+
     def _project(self, name: str, per_head: Tensor, x: Tensor, memory: Tensor) -> Tensor:
         if not hasattr(self, name):
             return per_head
         projected: Tensor = getattr(self, name)(per_head, x, memory)
         return projected
-
-
-def _split(x: Tensor, width: int) -> Tensor:
-    """[b, l, heads*width] -> [b, heads, l, width]"""
-    return x.view(*x.shape[:-1], -1, width).transpose(1, 2)

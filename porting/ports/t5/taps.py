@@ -82,14 +82,14 @@ def _talking_heads(spec: TalkingHeadsSpec, path: str) -> Iterator[Tap]:
     yield _tap(f"{path}.q", "batch length {}", spec.key_heads, (("d_k", spec.d_k),))
     yield _tap(f"{path}.k", "batch memory_length {}", spec.key_heads, (("d_k", spec.d_k),))
     yield _tap(f"{path}.v", "batch memory_length {}", spec.value_heads, (("d_v", spec.d_v),))
-    if kernel_dims(spec.key_heads, spec.softmax_heads):
+    if kernel_dims(*spec.head_projections["logits"]):
         yield _tap(f"{path}.logits", pairs, spec.softmax_heads)
     if spec.relative_attention_type:
         dims = "{} length memory_length" if is_self_attention(spec) else pairs
         yield _tap(f"{path}.position_bias", dims, spec.softmax_heads)
     yield _tap(f"{path}.scores", pairs, spec.softmax_heads, hidden_below=MASKED_BELOW)
     yield _tap(f"{path}.softmax", pairs, spec.softmax_heads)
-    if kernel_dims(spec.softmax_heads, spec.value_heads):
+    if kernel_dims(*spec.head_projections["weights"]):
         yield _tap(f"{path}.weights", pairs, spec.value_heads)
     yield _tap(f"{path}.attended", "batch {} length d_v", spec.value_heads)
     yield Tap(f"{path}.o", HIDDEN)
