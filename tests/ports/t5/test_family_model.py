@@ -52,14 +52,26 @@ def explicit(model: T5Model) -> Iterator[None]:
         yield
 
 
-def run(model: T5Model) -> T5Output:
+def run(model: T5Model, **more: Tensor) -> T5Output:
     with torch.no_grad():
-        return model(**ids(model.architecture))
+        return model(**ids(model.architecture), **more)
+
+
+def both_paths(model: T5Model, **more: Tensor) -> tuple[T5Output, T5Output]:
+    """(fused, tapped)"""
+    fused = run(model, **more)
+    with explicit(model):
+        return fused, run(model, **more)
 
 
 def distance(one: Tensor, other: Tensor) -> float:
     assert one.shape == other.shape
     return float((one.detach().double() - other.detach().double()).abs().max())
+
+
+def rounding(expected: Tensor) -> float:
+    """How far from these another order of the same float32 operations may be."""
+    return 1e-5 * max(1, float(expected.abs().max()))
 
 
 # --- two paths ---
@@ -69,13 +81,9 @@ def distance(one: Tensor, other: Tensor) -> float:
 def test_the_fused_path_computes_what_the_tapped_path_computes(
     architecture: Architecture, make_model: MakeModel
 ) -> None:
-    model = make_model(architecture)
-    fused = run(model)
-    with explicit(model):
-        tapped = run(model)
-    largest = float(fused.logits.abs().max())
-    assert largest > 0.1
-    assert distance(fused.logits, tapped.logits) < 1e-5 * max(1, largest)
+    fused, tapped = both_paths(make_model(architecture))
+    assert float(fused.logits.abs().max()) > 0.1
+    assert distance(fused.logits, tapped.logits) < rounding(fused.logits)
     assert fused.loss.item() == pytest.approx(tapped.loss.item(), rel=1e-5)
 
 
@@ -88,17 +96,13 @@ def test_both_paths_take_the_sum_where_nothing_is_seen(
 ) -> None:
     """As where the decoder goes on with an example that the inputs do not hold."""
     model = make_model(architecture)
-    arguments = ids(architecture)
     packed = {
         "sequence_ids": torch.tensor([[1] * 7 + [2] * 6, [1] * 13, [1] * 5 + [0] * 8]),
         "decoder_sequence_ids": torch.tensor([[1] * 4 + [3] * 8, [1] * 6 + [2] * 6, [1] * 3 + [0] * 9]),
     }
-    with torch.no_grad():
-        fused = model(**arguments, **packed).logits
-        with explicit(model):
-            tapped = model(**arguments, **packed).logits
-    assert distance(fused, run(model).logits) > 0.1
-    assert distance(fused, tapped) < 1e-5 * max(1, float(fused.abs().max()))
+    fused, tapped = both_paths(model, **packed)
+    assert distance(fused.logits, run(model).logits) > 0.1
+    assert distance(fused.logits, tapped.logits) < rounding(fused.logits)
 
 
 def test_the_two_paths_are_two(make_model: MakeModel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,7 +144,7 @@ def test_grouped_heads_are_plain_heads_whose_keys_and_values_repeat(
         state |= {f"{layer}.{one}.weight": repeated for one in projection}
     plain.load_state_dict(state)
     expected = run(plain).logits
-    assert distance(run(grouped).logits, expected) < 1e-5 * max(1, float(expected.abs().max()))
+    assert distance(run(grouped).logits, expected) < rounding(expected)
 
 
 # --- step by step ---
@@ -170,9 +174,8 @@ def test_one_by_one_gives_what_all_at_once_gives(architecture: Architecture, mak
     with torch.no_grad():
         whole = decoded(model, stepwise=False, padded=padded)
         steps = decoded(model, stepwise=True, padded=padded)
-    largest = float(whole.abs().max())
     assert distance(whole[:, 0], whole[:, -1]) > 0.1
-    assert distance(whole, steps) < 1e-5 * max(1, largest)
+    assert distance(whole, steps) < rounding(whole)
 
 
 @pytest.mark.parametrize("projection", ["m2l", "m2w"])
@@ -234,13 +237,11 @@ def test_half_precision_comes_near(
 ) -> None:
     wide = run(make_model(architecture))
     model = make_model(architecture).to(dtype)
-    output = run(model)
+    output, tapped = both_paths(model)
     assert output.logits.dtype == dtype
     assert output.loss.dtype == torch.float32
     assert bool(torch.isfinite(output.logits).all())
     assert bool(torch.isfinite(output.loss))
-    with explicit(model):
-        tapped = run(model)
     assert bool(torch.isfinite(tapped.logits).all())
     # A few positions may go to other experts, a softmax that mixes heads sharpens: the bulk is near.
     off = (output.logits.float() - wide.logits).abs().median()
