@@ -19,6 +19,8 @@ from porting.tap import Tap
 from porting.trace import Trace, TraceWriter
 
 Run = Callable[[torch.nn.Module, Inputs], Mapping[str, torch.Tensor]]
+# Called with each tapped tensor; what it returns, if anything, goes on in the tensor's place.
+Listen = Callable[[Tap, torch.Tensor], torch.Tensor | None]
 
 
 def capture(
@@ -38,8 +40,8 @@ def capture(
         taps: where to listen; those whose module the model lacks, or never calls, stay out of the trace.
         run: calls the model on the inputs and returns its outputs by tap name.
         path: where to write the trace; by default a temporary directory that lives as long as the trace.
-        metadata: written along; `deterministic` is added: whether a second run, without hooks in the way,
-            gave bit-identical outputs.
+        metadata: written along; `deterministic` is added: whether a second run, under hooks that write
+            nothing, gave bit-identical outputs.
         on_tensor: called with each name that was written, for progress.
 
     Raises:
@@ -57,43 +59,56 @@ def capture(
         )
         on_tensor(tap.name)
 
-    with torch.no_grad():
-        with listening(model, taps, write):
-            outputs = run(model, inputs)
-        outputs = {name: value.detach().clone() for name, value in outputs.items()}
-        for tap in taps:
-            if tap.name in outputs:
-                write(tap, outputs[tap.name])
-        deterministic = _repeats(model, inputs, taps, run, outputs)
+    outputs = run_tapped(model, inputs, taps, run, write)
+    again = run_tapped(model, inputs, taps, run, lambda _tap, _value: None)
     return writer.close(
         {
             **(metadata or {}),
             "implementation": type(model).__name__,
             "versions": {"torch": torch.__version__, "numpy": np.__version__},
             "compute_dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
-            "deterministic": deterministic,
+            "deterministic": all(
+                torch.equal(value.nan_to_num(), again[name].nan_to_num()) for name, value in outputs.items()
+            ),
         }
     )
 
 
-def _repeats(
-    model: torch.nn.Module,
-    inputs: Inputs,
-    taps: Sequence[Tap],
-    run: Run,
-    outputs: Mapping[str, torch.Tensor],
-) -> bool:
-    with listening(model, taps, lambda _tap, _value: None):
-        again = run(model, inputs)
-    return all(torch.equal(value.nan_to_num(), again[name].nan_to_num()) for name, value in outputs.items())
+def run_tapped(
+    model: torch.nn.Module, inputs: Inputs, taps: Sequence[Tap], run: Run, listen: Listen
+) -> dict[str, torch.Tensor]:
+    """Run the model without gradients; `listen` hears every tap once, in the order of computation.
+
+    Returns:
+        Copies of the model's outputs, by tap name.
+    """
+    heard = set()
+
+    def once(tap: Tap, value: torch.Tensor) -> torch.Tensor | None:
+        heard.add(tap.name)
+        return listen(tap, value)
+
+    with torch.no_grad():
+        with listening(model, taps, once):
+            outputs = run(model, inputs)
+        for tap in taps:
+            if tap.name in outputs and tap.name not in heard:
+                listen(tap, outputs[tap.name])
+    return {name: value.detach().clone() for name, value in outputs.items()}
+
+
+def modules_by_path(model: torch.nn.Module) -> dict[str, torch.nn.Module]:
+    """Every module by its path; what `torch.compile` wraps around a module leaves no trace in it."""
+    return {
+        ".".join(part for part in name.split(".") if part != "_orig_mod"): module
+        for name, module in model.named_modules()
+    }
 
 
 @contextmanager
-def listening(
-    model: torch.nn.Module, taps: Sequence[Tap], listen: Callable[[Tap, torch.Tensor], None]
-) -> Iterator[None]:
+def listening(model: torch.nn.Module, taps: Sequence[Tap], listen: Listen) -> Iterator[None]:
     """Call `listen` with the first output of every tapped module, while the block runs."""
-    modules = dict(model.named_modules())
+    modules = modules_by_path(model)
     handles = []
     try:
         for tap in taps:
@@ -108,16 +123,18 @@ def listening(
 class _Hook:
     """Hands a module's first output to a listener, at the module's first call only."""
 
-    def __init__(self, tap: Tap, listen: Callable[[Tap, torch.Tensor], None]) -> None:
+    def __init__(self, tap: Tap, listen: Listen) -> None:
         self.tap, self.listen, self.called = tap, listen, False
 
-    def __call__(self, _module: torch.nn.Module, _args: Any, output: Any) -> None:
-        if self.called:
-            return
+    def __call__(self, _module: torch.nn.Module, _args: Any, output: Any) -> Any:
         value = output[0] if isinstance(output, tuple) else output
-        if isinstance(value, torch.Tensor):
-            self.called = True
-            self.listen(self.tap, value)
+        if self.called or not isinstance(value, torch.Tensor):
+            return None
+        self.called = True
+        replacement = self.listen(self.tap, value)
+        if replacement is None or not isinstance(output, tuple):
+            return replacement
+        return (replacement, *output[1:])
 
 
 def to_numpy(value: torch.Tensor) -> np.ndarray:

@@ -7,14 +7,15 @@ has is listed as unmatched, never skipped.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from porting.difference import Difference, align, difference_of
 from porting.errors import EXIT_DIVERGED, EXIT_OK, EXIT_UNTRUSTED
+from porting.findings import Fault, Findings, TapFigures, finite
 from porting.trace import Trace, TracedTensor
 
 SCHEMA_VERSION = 1
@@ -36,6 +37,10 @@ class TensorComparison:
         reference, port: the values there.
         status: "match", "diverged", or "invalid" (the original's values are not numbers).
         note: what else there is to say, such as shapes that differ.
+        figures: what the tensor makes itself, what it passes on, and what rounding explains; None where no
+            analysis was asked for.
+        origin: "own" for a tensor that is wrong by itself, "inherited" for one that differs because its
+            inputs do, None for one that is right.
     """
 
     name: str
@@ -50,6 +55,8 @@ class TensorComparison:
     port: float
     status: str
     note: str = ""
+    figures: TapFigures | None = None
+    origin: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """A row of the `tensors` list, and `first_divergence`. Numbers that JSON cannot say are null."""
@@ -58,13 +65,15 @@ class TensorComparison:
             "reference_name": self.reference_name,
             "shape": list(self.shape),
             "dims": list(self.dims),
-            "max_abs_diff": _finite(self.max_abs_diff),
-            "mean_abs_diff": _finite(self.mean_abs_diff),
-            "max_rel_diff": _finite(self.max_rel_diff),
+            "max_abs_diff": finite(self.max_abs_diff),
+            "mean_abs_diff": finite(self.mean_abs_diff),
+            "max_rel_diff": finite(self.max_rel_diff),
             "index": list(self.index),
-            "reference": _finite(self.reference),
-            "port": _finite(self.port),
+            "reference": finite(self.reference),
+            "port": finite(self.port),
             "status": self.status,
+            **(self.figures.to_json() if self.figures else {}),
+            **({"origin": self.origin} if self.figures else {}),
             **({"note": self.note} if self.note else {}),
         }
 
@@ -84,6 +93,7 @@ class Comparison:
         tensors: every pair, in the order in which the original computed them.
         unmatched_reference, unmatched_port: names that one side alone has.
         reasons: why the comparison cannot be trusted, where it cannot.
+        findings: where differences are made, and why; None where no analysis was asked for.
         provenance: versions, hashes, command, inputs: what the verdict rests on.
         reports: paths of the reports written, by kind.
     """
@@ -94,6 +104,7 @@ class Comparison:
     unmatched_reference: tuple[str, ...] = ()
     unmatched_port: tuple[str, ...] = ()
     reasons: tuple[str, ...] = ()
+    findings: Findings | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
     reports: Mapping[str, str] = field(default_factory=dict)
 
@@ -112,6 +123,19 @@ class Comparison:
         """Of the command: 0 match, 1 diverged, 3 not to be trusted."""
         return EXIT_CODES[self.status]
 
+    @property
+    def faults(self) -> tuple[Fault, ...]:
+        """Tensors that are wrong by themselves, in the original's order, each with its cause."""
+        return self.findings.faults if self.findings else ()
+
+    def with_findings(self, findings: Findings, reasons: tuple[str, ...] = ()) -> Comparison:
+        """The same with what is behind it, and further reasons not to trust it."""
+        rows = tuple(_with_figures(row, findings) for row in self.tensors)
+        status = INVALID if reasons else self.status
+        return replace(
+            self, tensors=rows, findings=findings, status=status, reasons=(*self.reasons, *reasons)
+        )
+
     def with_reports(self, reports: Mapping[str, str]) -> Comparison:
         """The same, with the paths of its reports."""
         return replace(self, reports=dict(reports))
@@ -123,10 +147,11 @@ class Comparison:
             "schema_version": SCHEMA_VERSION,
             "status": self.status,
             "atol": self.atol,
-            "tolerance_needed": _finite(worst.max_abs_diff) if worst else None,
+            "tolerance_needed": finite(worst.max_abs_diff) if worst else None,
             "first_divergence": first.to_json() if first else None,
             "tensors": [row.to_json() for row in self.tensors],
             "unmatched": {"reference": list(self.unmatched_reference), "port": list(self.unmatched_port)},
+            **(self.findings.to_json() if self.findings else {}),
             "reasons": list(self.reasons),
             "reports": dict(self.reports),
             "provenance": dict(self.provenance),
@@ -193,7 +218,7 @@ def _reasons_for_distrust(reference: Trace, port: Trace, rows: list[TensorCompar
 def _compare(
     tensor: TracedTensor, expected: np.ndarray, found: TracedTensor, value: np.ndarray, atol: float
 ) -> TensorComparison:
-    def row(status: str, difference: _Difference, note: str = "") -> TensorComparison:
+    def row(status: str, difference: Difference, note: str = "") -> TensorComparison:
         return TensorComparison(
             name=tensor.name,
             reference_name=tensor.original_name,
@@ -211,81 +236,22 @@ def _compare(
 
     if np.isnan(expected).any():
         count = int(np.isnan(expected).sum())
-        return row(INVALID, _Difference(), f"{count} of {expected.size} values of the original are NaN")
-    aligned, note = _align(tensor.dims, expected.shape, found.dims, value)
+        return row(INVALID, Difference(), f"{count} of {expected.size} values of the original are NaN")
+    aligned, note = align(tensor.dims, expected.shape, found.dims, value)
     if aligned is None:
-        return row(DIVERGED, _Difference(), note)
+        return row(DIVERGED, Difference(), note)
     limits = [below for below in (tensor.hidden_below, found.hidden_below) if below is not None]
-    difference = _difference(expected, aligned, max(limits) if limits else None)
+    difference = difference_of(expected, aligned, max(limits) if limits else None)
     within = difference.largest <= atol
     if not within and np.isnan(aligned).any():
         note = f"{int(np.isnan(aligned).sum())} of {aligned.size} values of the port are NaN"
     return row(MATCH if within else DIVERGED, difference, note)
 
 
-def _align(
-    dims: tuple[str, ...], shape: tuple[int, ...], found_dims: tuple[str, ...], value: np.ndarray
-) -> tuple[np.ndarray | None, str]:
-    """The port's array with its axes in the original's order, by name. Axes of size one may be absent."""
-    for axis in reversed(range(len(found_dims))):
-        if found_dims[axis] not in dims and value.shape[axis] == 1:
-            value = value.squeeze(axis)
-            found_dims = found_dims[:axis] + found_dims[axis + 1 :]
-    for axis, name in enumerate(dims):
-        if name not in found_dims and shape[axis] == 1:
-            value = value[..., None]
-            found_dims = (*found_dims, name)
-    if sorted(dims) != sorted(found_dims):
-        return None, f"dimensions {' '.join(dims)} against {' '.join(found_dims)}"
-    aligned = value.transpose([found_dims.index(name) for name in dims])
-    if aligned.shape != shape:
-        return None, f"shape {list(shape)} ({' '.join(dims)}) against {list(aligned.shape)}"
-    return aligned, ""
-
-
-@dataclass(frozen=True)
-class _Difference:
-    largest: float = math.inf
-    mean: float = math.inf
-    relative: float = math.inf
-    index: tuple[int, ...] = ()
-    reference: float = math.nan
-    port: float = math.nan
-
-
-def _difference(expected: np.ndarray, value: np.ndarray, hidden_below: float | None) -> _Difference:
-    """Elementwise |expected - value|; two hidden positions are equal, one hidden position is infinitely far.
-
-    Hidden scores lie around -1e9, where neighbouring float32 numbers are 64 apart: their exact values mean
-    nothing, and the softmax makes zero of them.
-    """
-    if expected.size == 0:
-        return _Difference(0.0, 0.0, 0.0)
-    wide, port = np.asarray(expected, np.float64), np.asarray(value, np.float64)
-    with np.errstate(invalid="ignore"):
-        distance = np.asarray(np.abs(wide - port))
-    distance[wide == port] = 0.0  # two infinities of one sign
-    distance[np.isnan(distance)] = np.inf
-    visible = np.abs(wide)
-    if hidden_below is not None:
-        hidden = wide <= hidden_below
-        hidden_in_port = port <= hidden_below
-        distance[hidden & hidden_in_port] = 0.0
-        distance[hidden != hidden_in_port] = np.inf
-        visible = visible[~hidden]
-    flat = int(distance.argmax())
-    index = tuple(int(i) for i in np.unravel_index(flat, distance.shape))
-    largest = float(distance[index])
-    scale = float(visible.max()) if visible.size else 0.0
-    return _Difference(
-        largest=largest,
-        mean=float(distance.mean()),
-        relative=largest / scale if scale > 0 else (0.0 if largest == 0 else math.inf),
-        index=index,
-        reference=float(wide[index]),
-        port=float(port[index]),
-    )
-
-
-def _finite(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None
+def _with_figures(row: TensorComparison, findings: Findings) -> TensorComparison:
+    figures = findings.figures.get(row.name)
+    if figures is None:
+        return row
+    seen = row.status == DIVERGED or row.max_abs_diff > findings.times * figures.floor
+    origin = findings.origin(row.name) or ("inherited" if seen else None)
+    return replace(row, figures=figures, origin=origin)

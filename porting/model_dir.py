@@ -234,6 +234,18 @@ def weight_files(model_dir: Path) -> list[Path]:
     return files
 
 
+def stored_dtypes(model_dir: Path) -> list[str]:
+    """Names of the dtypes that a directory's weights are stored in; reads headers only."""
+    from safetensors import safe_open
+
+    names = {stored: dtype.name for dtype, stored in _DTYPE_NAMES.items()}
+    found = set()
+    for file in weight_files(model_dir):
+        with safe_open(file, framework="numpy") as tensors:
+            found |= {tensors.get_slice(name).get_dtype() for name in tensors.keys()}  # noqa: SIM118
+    return sorted(names.get(dtype, dtype) for dtype in found)
+
+
 def load_model(
     model_dir: str | Path, *, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
 ) -> torch.nn.Module:

@@ -21,6 +21,7 @@ from porting.tap import Tap
 if TYPE_CHECKING:
     import torch
 
+    from porting.diagnose.engine import Candidate
     from porting.inputs import Inputs
 
 
@@ -64,6 +65,7 @@ class Port:
         model_types: `model_type` values of config.json that this port builds.
         config_files: file names to look for beside a checkpoint, the best first.
         extra_files: further JSON files of a model directory, by name.
+        candidates: loads the causes of faults that only this architecture has; see `porting.diagnose`.
     """
 
     name: str
@@ -83,6 +85,7 @@ class Port:
     config_files: tuple[str, ...] = ("config.json",)
     model_types: tuple[str, ...] = ()
     extra_files: Callable[[Any], Mapping[str, Any]] = field(default=lambda _config: {})
+    candidates: Callable[[], Sequence[Candidate]] = field(default=lambda: ())
 
 
 @lru_cache(maxsize=1)

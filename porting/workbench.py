@@ -16,11 +16,13 @@ import numpy as np
 
 from porting import __version__
 from porting.checkpoint import Checkpoint, open_checkpoint
-from porting.compare import Comparison, TensorComparison, compare_traces
+from porting.compare import INVALID, Comparison, TensorComparison, compare_traces
 from porting.convert import plan_conversion, resolve_config
 from porting.errors import InputError
 from porting.inputs import DEFAULT_RANDOM, Inputs, read_inputs
-from porting.model_dir import load_model, read_config, weight_files
+from porting.mapping import Plan
+from porting.model_dir import load_model, read_config, stored_dtypes, weight_files
+from porting.noise import TIMES
 from porting.port import Port, port_named
 from porting.references.process import run_in_process
 from porting.report import write_reports
@@ -29,6 +31,8 @@ from porting.trace import Trace, TraceWriter, read_trace
 if TYPE_CHECKING:
     import torch
 
+# Relative rounding units: the distance from 1 to the next number.
+_UNITS = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 InputsLike = Inputs | Mapping[str, Any] | str | Path | None
 
 
@@ -61,7 +65,8 @@ def run_reference(
     """
     checkpoint = open_checkpoint(source)
     port, resolved = resolve_config(checkpoint, config)
-    plan_conversion(port, resolved.config, checkpoint)  # says clearly what the original would stumble over
+    # Says clearly what the original would stumble over.
+    plan = plan_conversion(port, resolved.config, checkpoint)
     ids = as_inputs(inputs)
     if ids is None:
         ids = port.random_inputs(resolved.config, *DEFAULT_RANDOM, seed)
@@ -84,7 +89,7 @@ def run_reference(
                     "port": port.name,
                     "config": port.config_to_json(resolved.config),
                     "config_origin": resolved.origin,
-                    "checkpoint": _checkpoint_facts(checkpoint),
+                    "checkpoint": _checkpoint_facts(checkpoint, plan),
                 },
             },
         )
@@ -102,6 +107,9 @@ def compare_outputs(
     seed: int = 0,
     report_dir: str | Path | None = None,
     save_traces: str | Path | None = None,
+    checkpoint: str | Path | None = None,
+    analyse: bool = True,
+    noise_times: float = TIMES,
     command: str = "",
     on_stage: Callable[[str], None] = lambda _stage: None,
     on_row: Callable[[TensorComparison], None] = lambda _row: None,
@@ -121,6 +129,9 @@ def compare_outputs(
         config, seed: as in `run_reference`.
         report_dir: where to write the reports; None writes none.
         save_traces: keep both traces, in `reference` and `port` under this directory.
+        checkpoint: what the parameters should hold, where `reference` is a trace; by default `reference`.
+        analyse: find where differences are made, and why; see docs/diagnosis.md.
+        noise_times: how many times its noise floor a tensor's own difference may be.
         command: the command line, for the report.
         on_stage, on_row: called as things happen, for progress.
 
@@ -166,6 +177,21 @@ def compare_outputs(
         },
         on_row=on_row,
     )
+    if analyse and comparison.status != INVALID:
+        from porting.explain import explain
+
+        explanation = explain(
+            module,
+            port,
+            port_config,
+            trace,
+            port_trace,
+            checkpoint=_checkpoint_of(reference, checkpoint),
+            unit=_stored_unit(model_facts, trace),
+            times=noise_times,
+            on_stage=on_stage,
+        )
+        comparison = comparison.with_findings(explanation.findings, explanation.reasons)
     if report_dir is None:
         return comparison
     name = Path(model).resolve().name if isinstance(model, str | Path) else type(model).__name__
@@ -189,7 +215,7 @@ def _load(model: Any) -> tuple[Any, dict[str, Any]]:
     path = Path(model)
     module = load_model(path, dtype=torch.float32)
     files = {file.name: _sha256(file) for file in (path / "config.json", *weight_files(path))}
-    return module, {"directory": path.name, "sha256": files}
+    return module, {"directory": path.name, "dtypes": stored_dtypes(path), "sha256": files}
 
 
 def _reference_trace(
@@ -207,6 +233,14 @@ def _reference_trace(
     on_stage("running the original")
     save_to = Path(save_traces) / "reference" if save_traces is not None else None
     return run_reference(reference, inputs, config=config, seed=seed, save_to=save_to)
+
+
+def _checkpoint_of(reference: str | Path | Trace, given: str | Path | None) -> Checkpoint | None:
+    """The checkpoint that the parameters come from; None where only a trace is at hand."""
+    if given is None and (isinstance(reference, Trace) or (Path(reference) / "trace.json").is_file()):
+        return None
+    assert given is not None or not isinstance(reference, Trace)
+    return open_checkpoint(given if given is not None else reference)  # type: ignore[arg-type]
 
 
 def _port_of(trace: Trace, model: Any) -> Port:
@@ -232,10 +266,25 @@ def _same_inputs(one: Inputs, other: Inputs) -> bool:
     return ours.keys() == theirs.keys() and all(np.array_equal(ours[k], theirs[k]) for k in ours)
 
 
-def _checkpoint_facts(checkpoint: Checkpoint) -> dict[str, Any]:
+def _checkpoint_facts(checkpoint: Checkpoint, plan: Plan) -> dict[str, Any]:
     """The index's hash identifies the contents: it holds every tensor's own checksum."""
     index = checkpoint.files[0]
-    return {"name": checkpoint.path.name, "format": checkpoint.format, "sha256": {index.name: _sha256(index)}}
+    weights = (checkpoint.tensors[source] for entry in plan.entries for source in entry.sources)
+    return {
+        "name": checkpoint.path.name,
+        "format": checkpoint.format,
+        "dtypes": sorted({weight.dtype.name for weight in weights}),
+        "sha256": {index.name: _sha256(index)},
+    }
+
+
+def _stored_unit(model: Mapping[str, Any], trace: Trace) -> float | None:
+    """The rounding unit of a directory's weights, if they are narrower than the checkpoint's; else None."""
+    stored, original = (
+        max((_UNITS[name] for name in names if name in _UNITS), default=0.0)
+        for names in (model.get("dtypes", ()), trace.metadata.get("checkpoint", {}).get("dtypes", ()))
+    )
+    return stored if original and stored > original else None
 
 
 def _input_facts(inputs: Inputs) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from porting.ports.t5.architecture import StackSpec
 from porting.ports.t5.config import Config
 from porting.ports.t5.generation import continue_sequences, generate
-from porting.ports.t5.layers import Tap, TokenEmbedding
+from porting.ports.t5.layers import Tap, TokenEmbedding, wide
 from porting.ports.t5.positions import inputs_region
 from porting.ports.t5.sharing import share_parameters
 from porting.ports.t5.stack import Memory, T5Stack
@@ -84,6 +84,7 @@ class T5Model(nn.Module):
             self.add_module(name, T5Stack(architecture, stack, own or Tap()))
         if not config.tie_word_embeddings:
             self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.logits = Tap()
         share_parameters(self, architecture)
 
     def forward(
@@ -168,10 +169,10 @@ class T5Model(nn.Module):
     def project(self, hidden: Tensor) -> Tensor:
         """[b, l, d] -> logits [b, l, v]. A tied output scales hidden states by d_model**-0.5."""
         if not self.config.tie_word_embeddings:
-            return self.lm_head(hidden)
+            return self.logits(self.lm_head(hidden))
         if not self.architecture.scale_embedding:
             hidden = hidden * self.config.d_model**-0.5
-        return F.linear(hidden, self.output_embedding.weight)
+        return self.logits(F.linear(hidden, self.output_embedding.weight))
 
     @property
     def output_embedding(self) -> nn.Embedding:
@@ -192,7 +193,7 @@ class T5Model(nn.Module):
             labels: [b, l], 0 at padding.
         """
         each = F.cross_entropy(
-            logits.float().flatten(0, 1),
+            wide(logits).flatten(0, 1),
             labels.flatten(),
             reduction="none",
             label_smoothing=self.config.label_smoothing,

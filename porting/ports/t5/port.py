@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ from porting.ports.t5.token_ids import check_ids, random_ids
 if TYPE_CHECKING:
     import torch
 
+    from porting.diagnose.engine import Candidate
     from porting.inputs import Inputs
 
 
@@ -87,6 +88,13 @@ def run(model: torch.nn.Module, inputs: Inputs) -> Mapping[str, torch.Tensor]:
     return {"logits": output.logits, "loss": output.loss}
 
 
+def candidates() -> Sequence[Candidate]:
+    """Causes that only faults of such models have."""
+    from porting.ports.t5.candidates import CANDIDATES
+
+    return CANDIDATES
+
+
 def extra_files(config: Config) -> Mapping[str, Any]:
     """`generation_config.json`: transformers wants the start token there too."""
     del config
@@ -103,6 +111,7 @@ PORT = Port(
     config_from_json=config_from_json,
     config_to_json=config_to_json,
     extra_files=extra_files,
+    candidates=candidates,
     rules=rules,
     build=build,
     run=run,

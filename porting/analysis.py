@@ -1,0 +1,290 @@
+"""Where differences are made: what each tensor makes itself, what it passes on, what rounding explains.
+
+Four quantities for each tap, all in the port's own layout:
+
+- seen: |port - original|, both running freely (this is what compare.py judges);
+- local: |port fed with the original's tensors - original|: what goes wrong between the taps before and here;
+- passed on: |port - port fed with the original's tensors|: what came in with its inputs and went through;
+- noise floors of the first two, see noise.py.
+
+A tap is a fault of its own where the local difference is beyond `times` its floor. Arrays wait on disk
+between the passes, so that memory does not grow with the model's depth.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from porting.capture import Run, run_tapped, to_numpy
+from porting.difference import distance
+from porting.findings import Remainder, TapFigures
+from porting.inputs import Inputs
+from porting.isolation import OnTensor, Originals, in_float64, moved, run_isolated
+from porting.noise import TIMES, floor_of, times_the_floor
+from porting.tap import Tap
+from porting.trace import Trace
+
+# A float64 run may differ by more than rounding: where float32 loses a number altogether (a score beside the
+# mask's -1e9), the loss is what the original computes, and a port must lose it too.
+_LOST = 64.0
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """All of it.
+
+    Attributes:
+        figures: by tap name.
+        faults: names of the taps that are wrong by themselves, in the original's order.
+        times: how many times its floor a local difference may be.
+        unit: the relative rounding unit that the floors are for.
+        remainder: None where there is no fault.
+        reasons: why the run cannot be trusted, in words.
+        notes: what could not be had, in words.
+        arrays: what each tap computed from the original's tensors, and its floors; on disk.
+    """
+
+    figures: Mapping[str, TapFigures]
+    faults: tuple[str, ...]
+    times: float
+    unit: float
+    remainder: Remainder | None = None
+    reasons: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    arrays: Arrays | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def explained(self) -> bool:
+        """Whether rounding explains every local difference."""
+        return not self.faults
+
+
+class Arrays:
+    """Arrays by name and kind in a temporary directory that lives as long as this object."""
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="porting-analysis-")
+        self._files: dict[tuple[str, str], Path] = {}
+
+    def put(self, kind: str, name: str, values: np.ndarray) -> None:
+        """Write an array, in float32 unless it is float64."""
+        key = (kind, name)
+        path = self._files.setdefault(key, Path(self._folder.name) / f"{len(self._files):06d}.npy")
+        np.save(path, values, allow_pickle=False)
+
+    def __contains__(self, key: tuple[str, str]) -> bool:
+        return key in self._files
+
+    def get(self, kind: str, name: str) -> np.ndarray:
+        """The array, memory-mapped. Raises KeyError where there is none."""
+        array: np.ndarray = np.load(self._files[kind, name], mmap_mode="r", allow_pickle=False)
+        return array
+
+
+@dataclass
+class Analyser:
+    """Runs a port in all the ways that the figures need.
+
+    Attributes:
+        model, inputs, taps, run: as in `capture`.
+        reference: the original's trace.
+        free: the port's own trace.
+        unit: relative rounding unit; by default that of the dtype the port computes in.
+        times: how many times its floor a local difference may be.
+        on_stage: called as stages begin, for progress.
+    """
+
+    model: torch.nn.Module
+    inputs: Inputs
+    taps: Sequence[Tap]
+    run: Run
+    reference: Trace
+    free: Trace
+    unit: float | None = None
+    times: float = TIMES
+    on_stage: Callable[[str], None] = lambda _stage: None
+
+    def __post_init__(self) -> None:
+        parameter = next((p for p in self.model.parameters() if p.is_floating_point()), None)
+        own = torch.finfo(torch.float32 if parameter is None else parameter.dtype).eps
+        self._unit = max(own, self.unit or 0.0)
+        self._originals = Originals(self.reference)
+        self._arrays = Arrays()
+        self._figures: dict[str, TapFigures] = {}
+        self._notes: list[str] = []
+        self._free = {tensor.name: tensor for tensor in self.free.tensors}
+
+    def analyse(self) -> Analysis:
+        """All passes, and what they say."""
+        self.on_stage("isolating each tensor")
+        self._isolate()
+        self.on_stage("measuring the noise floor")
+        self._local_floors()
+        outputs = self._free_floors()
+        reasons = self._outputs_without_hooks(outputs)
+        order = {name: i for i, name in enumerate(self.reference.names())}
+        faults = sorted(
+            (name for name, f in self._figures.items() if f.times_floor > self.times), key=order.__getitem__
+        )
+        return Analysis(
+            figures=self._figures,
+            faults=tuple(faults),
+            times=self.times,
+            unit=self._unit,
+            remainder=self._remainder(faults) if faults else None,
+            reasons=reasons,
+            notes=tuple(self._notes),
+            arrays=self._arrays,
+        )
+
+    def _isolated(
+        self, on_tensor: OnTensor, *, move: bool, on_misfit: Callable[[Tap], None] = lambda _tap: None
+    ) -> None:
+        def moved_one_unit(value: torch.Tensor, tap: Tap) -> torch.Tensor:
+            return moved(value, self._unit, tap.hidden_below, seed=_seed(tap)) if move else value
+
+        run_isolated(
+            self.model,
+            self.inputs,
+            self.taps,
+            self.run,
+            self._originals,
+            on_tensor,
+            on_misfit,
+            move=moved_one_unit,
+        )
+
+    def _isolate(self) -> None:
+        def on_tensor(tap: Tap, value: np.ndarray, original: np.ndarray) -> None:
+            figures = self._figures.setdefault(tap.name, TapFigures())
+            figures.local = _largest(distance(original, value, tap.hidden_below))
+            if tap.name in self._free:
+                seen = self.free.read(self._free[tap.name])
+                figures.passed_on = _largest(distance(value, seen, tap.hidden_below))
+            self._arrays.put("isolated", tap.name, value)
+
+        def on_misfit(tap: Tap) -> None:
+            figures = self._figures.setdefault(tap.name, TapFigures())
+            figures.local = figures.times_floor = math.inf
+
+        self._isolated(on_tensor, move=False, on_misfit=on_misfit)
+
+    def _local_floors(self) -> None:
+        def on_moved(tap: Tap, value: np.ndarray, original: np.ndarray) -> None:
+            change = distance(self._arrays.get("isolated", tap.name), value, tap.hidden_below)
+            floor = floor_of([change], original, self._unit, tap.hidden_below)
+            self._arrays.put("floor", tap.name, floor.astype(np.float32))
+
+        def on_wide(tap: Tap, value: np.ndarray, original: np.ndarray) -> None:
+            change = distance(self._arrays.get("isolated", tap.name), value, tap.hidden_below)
+            before = np.asarray(self._arrays.get("floor", tap.name), np.float64)
+            changes = [before, np.minimum(change, before * _LOST)]
+            floor = floor_of(changes, original, self._unit, tap.hidden_below)
+            self._arrays.put("floor", tap.name, floor.astype(np.float32))
+
+        self._isolated(on_moved, move=True)
+        self._in_float64(lambda: self._isolated(on_wide, move=False))
+        for tap in self.taps:
+            if ("isolated", tap.name) in self._arrays:
+                figures = self._figures[tap.name]
+                isolated = self._arrays.get("isolated", tap.name)
+                floor = np.asarray(self._arrays.get("floor", tap.name), np.float64)
+                original = self._originals.unfolded(tap, isolated.shape)
+                assert original is not None
+                figures.local_floor = _largest(floor)
+                figures.times_floor = times_the_floor(original, isolated, floor, tap.hidden_below)
+
+    def _free_floors(self) -> dict[str, float]:
+        """Floors of the free run, into the figures; those of the model's outputs are returned."""
+        changes: dict[str, float] = {}
+
+        def hear(tap: Tap, value: torch.Tensor) -> None:
+            if tap.name in self._free:
+                free = self.free.read(self._free[tap.name])
+                change = distance(free, to_numpy(value).reshape(free.shape), tap.hidden_below)
+                changes[tap.name] = max(changes.get(tap.name, 0.0), _largest(change[np.isfinite(change)]))
+
+        def hear_and_move(tap: Tap, value: torch.Tensor) -> torch.Tensor:
+            hear(tap, value)
+            return moved(value, self._unit, tap.hidden_below, seed=_seed(tap))
+
+        run_tapped(self.model, self.inputs, self.taps, self.run, hear_and_move)
+        self._in_float64(lambda: run_tapped(self.model, self.inputs, self.taps, self.run, hear))
+        for name, change in changes.items():
+            figures = self._figures.setdefault(name, TapFigures())
+            magnitude = np.abs(self.free.read(self._free[name]))
+            finite = magnitude[np.isfinite(magnitude)]
+            hidden = self._free[name].hidden_below
+            if hidden is not None:
+                finite = finite[finite < -hidden]
+            figures.floor = max(change, _largest(finite) * self._unit / 2)
+        return {name: figures.floor for name, figures in self._figures.items()}
+
+    def _in_float64(self, passes: Callable[[], object]) -> None:
+        """A module that has float32 written into its code cannot run in float64: said, not hidden."""
+        try:
+            with in_float64(self.model):
+                passes()
+        except (RuntimeError, TypeError) as error:
+            reason = str(error).splitlines()[0]
+            note = f"the port does not run in float64 ({reason}): noise floors rest on moved inputs alone"
+            if note not in self._notes:
+                self._notes.append(note)
+
+    def _outputs_without_hooks(self, floors: Mapping[str, float]) -> tuple[str, ...]:
+        """Listening must not change what is heard."""
+        with torch.no_grad():
+            outputs = self.run(self.model, self.inputs)
+        reasons = []
+        for name, value in outputs.items():
+            if name not in self._free:
+                continue
+            heard = self.free.read(self._free[name])
+            apart = _largest(distance(heard, to_numpy(value).reshape(heard.shape)))
+            if apart > self.times * floors.get(name, math.inf):
+                reasons.append(
+                    f"the port computes another {name} when nothing listens: {apart:.3g} apart,"
+                    f" where rounding explains {floors[name]:.3g}"
+                )
+        return tuple(reasons)
+
+    def _remainder(self, faults: Iterable[str]) -> Remainder:
+        mended = set(faults)
+        worst = Remainder("", 0.0, 0.0)
+
+        def on_tensor(tap: Tap, value: np.ndarray, original: np.ndarray) -> None:
+            nonlocal worst
+            if tap.name in mended:
+                return
+            apart = _largest(distance(original, value, tap.hidden_below))
+            floor = self._figures[tap.name].floor
+            times = apart / floor if floor > 0 else (math.inf if apart else 0.0)
+            if times > worst.times_floor:
+                worst = Remainder(tap.name, apart, times)
+
+        run_isolated(
+            self.model,
+            self.inputs,
+            self.taps,
+            self.run,
+            self._originals,
+            on_tensor,
+            replaced=lambda tap: tap.name in mended,
+        )
+        return worst
+
+
+def _largest(values: np.ndarray) -> float:
+    return float(values.max()) if values.size else 0.0
+
+
+def _seed(tap: Tap) -> int:
+    """The same tap is moved alike in every run, and no two taps alike."""
+    return int.from_bytes(tap.name.encode()[-6:], "little")

@@ -1,0 +1,50 @@
+"""The tapped module reads another tensor than the original's does: x for memory, what was not normed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from porting.diagnose.hypothesis import Hypothesis
+from porting.diagnose.site import Site
+from porting.findings import Cause
+
+
+def another_source(site: Site) -> Iterator[Hypothesis]:
+    """The module is called with each of the original's tensors that it could read."""
+    module, arguments = site.module, site.recorded.arguments
+    if module is None or not arguments or not site.recorded.parameters:
+        return
+    given = arguments[0]
+    if not given.is_floating_point():
+        return
+    reads = _name_of(site, given)
+    for name in site.lab.by_name:
+        tensor = site.lab.original(name)
+        if tensor is None or tensor.numel() != given.numel() or name == site.name:
+            continue
+        instead = tensor.reshape(given.shape).to(given)
+        if torch.allclose(instead, given, rtol=1e-5, atol=1e-6):
+            continue
+
+        def call(instead: Tensor = instead) -> Tensor | None:
+            with torch.no_grad():
+                output = module(instead, *arguments[1:])
+            value = output[0] if isinstance(output, tuple) else output
+            return site.lab.unfolded(site.tap, value)
+
+        words = f"the port reads {reads}, the original {name}"
+        yield Hypothesis(Cause("source", words, name), call)
+
+
+def _name_of(site: Site, given: Tensor) -> str:
+    """Which of the original's tensors this is; there may be none."""
+    for name in site.lab.by_name:
+        tensor = site.lab.original(name)
+        if tensor is not None and tensor.numel() == given.numel():
+            same = torch.allclose(tensor.reshape(given.shape).to(given), given, rtol=1e-5, atol=1e-6)
+            if same:
+                return name
+    return "another tensor"

@@ -1,0 +1,67 @@
+"""A tensor is missing from a sum or a product, stands in it twice, or another stands in its place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from porting.diagnose.hypothesis import Hypothesis
+from porting.diagnose.site import Site
+from porting.findings import Cause
+
+_ENOUGH = 16
+# How many of the nearest tensors are tried in pairs.
+_PAIRED = 16
+
+
+def another_sum(site: Site) -> Iterator[Hypothesis]:
+    """What is left between original and port, looked for among the original's other tensors of this shape."""
+    if site.original.numel() < _ENOUGH:
+        return
+    missing = site.original - site.port
+    others = list(site.others())
+    for name, tensor in others:
+        size = float(tensor.square().sum())
+        share = float((missing * tensor).sum()) / size if size else 0.0
+        if share:
+            cause = Cause("sum", f"the port {_share(share, name)}", name)
+            yield Hypothesis(cause, site.port + _near(share) * tensor)
+    near = others[:_PAIRED]
+    for name, tensor in near:
+        for other, replaced in near:
+            if name != other and _alike(site, missing, tensor - replaced):
+                words = f"the port adds {other} where the original adds {name}"
+                yield Hypothesis(Cause("sum", words, name), site.port + tensor - replaced)
+    for name, tensor in near:
+        if bool((tensor != 0).all()):
+            words = f"the port leaves out a factor, {name}"
+            yield Hypothesis(Cause("sum", words, name), site.port * tensor)
+
+
+def _near(share: float) -> float:
+    """A share that is nearly a whole number is one."""
+    return round(share) if abs(share - round(share)) < 1e-3 and round(share) else share
+
+
+def _share(share: float, name: str) -> str:
+    whole = _near(share)
+    if whole == 1:
+        return f"leaves out {name}"
+    if whole == -1:
+        return f"adds {name} once too often"
+    return (
+        f"adds {-whole:.6g} times {name} too much"
+        if whole < 0
+        else f"adds {whole:.6g} times {name} too little"
+    )
+
+
+def _alike(site: Site, one: Tensor, other: Tensor) -> bool:
+    """A quick look at a few elements before all are compared."""
+    few = slice(None, None, max(1, one.numel() // 64))
+    apart = (one.flatten()[few] - other.flatten()[few]).abs()
+    return bool((apart <= site.times * site.floor.flatten()[few] * 4 + 1e-12).all()) and bool(
+        torch.isfinite(apart).all()
+    )

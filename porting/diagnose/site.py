@@ -1,0 +1,140 @@
+"""A faulty tensor as a candidate sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from porting.diagnose.lab import Lab, Recorded
+from porting.inputs import Inputs
+from porting.tap import Tap
+
+
+@dataclass(frozen=True)
+class Site:
+    """One tap, fed with the original's tensors, and still wrong.
+
+    All tensors are float64, on the host, in the tap's dims with each axis on its own.
+
+    Attributes:
+        tap: which one.
+        original, port: what the original has there, and what the port makes of the original's inputs.
+        floor: the rounding to be expected, element by element.
+        times: how many times the floor counts as agreement.
+        recorded: what it was computed from.
+        lab: runs the port with changes.
+    """
+
+    tap: Tap
+    original: Tensor
+    port: Tensor
+    floor: Tensor
+    times: float
+    recorded: Recorded
+    lab: Lab
+
+    @property
+    def name(self) -> str:
+        """Of the tap."""
+        return self.tap.name
+
+    @property
+    def parent(self) -> str:
+        """Path of the module that the tapped one belongs to."""
+        return self.name.rpartition(".")[0]
+
+    @property
+    def leaf(self) -> str:
+        """The last part of the tap's name: `scores`, `wo`, or a layer's number."""
+        return self.name.rpartition(".")[2]
+
+    @property
+    def dims(self) -> tuple[str, ...]:
+        """Names of the axes."""
+        return self.tap.dimension_names
+
+    @property
+    def module(self) -> nn.Module | None:
+        """The tapped module; None for an output of the model."""
+        return self.lab.modules.get(self.name)
+
+    @property
+    def inputs(self) -> Inputs:
+        """The ids that went in."""
+        return self.lab.inputs
+
+    @cached_property
+    def shown(self) -> Tensor:
+        """Where both sides have a number rather than a mask, bool."""
+        shown = torch.isfinite(self.original) & torch.isfinite(self.port)
+        below = self.tap.hidden_below
+        return shown if below is None else shown & (self.original > below) & (self.port > below)
+
+    def sibling(self, leaf: str) -> Tensor | None:
+        """The original's tensor beside this one: `site.sibling("q")`."""
+        return self.lab.original(f"{self.parent}.{leaf}")
+
+    def others(self) -> Iterator[tuple[str, Tensor]]:
+        """The original's other tensors of the same shape, the nearest in the original's order first."""
+        names = list(self.lab.by_name)
+        here = names.index(self.name)
+        for name in sorted(names, key=lambda name: abs(names.index(name) - here)):
+            if name != self.name:
+                tensor = self.lab.original(name)
+                if tensor is not None and tensor.shape == self.original.shape:
+                    yield name, tensor
+
+    def parameters(self) -> dict[str, Tensor]:
+        """The parameters that this tensor was computed with, in the port's own dtype."""
+        return {name: self.lab.parameters[name].detach() for name in self.recorded.parameters}
+
+    def with_parameters(self, values: Mapping[str, Tensor]) -> Tensor | None:
+        """This tensor, computed with other values in some parameters."""
+        return self.lab.replay(self.name, values)
+
+    def agrees(self, value: Tensor | None) -> bool:
+        """Whether a value is the original's, as far as rounding tells: parity."""
+        return self._close(value, self.original, self._floor_of_original) and self._better(value)
+
+    def is_port(self, value: Tensor | None) -> bool:
+        """Whether a value is what the port computes, as far as rounding tells."""
+        return self._close(value, self.port, self.floor)
+
+    def _close(self, value: Tensor | None, expected: Tensor, floor: Tensor) -> bool:
+        if value is None or value.shape != expected.shape:
+            return False
+        below = self.tap.hidden_below
+        apart = (value - expected).abs()
+        apart = torch.where(value == expected, torch.zeros_like(apart), apart)
+        if below is not None:
+            hidden, expected_hidden = value <= below, expected <= below
+            if bool((hidden != expected_hidden).any()):
+                return False
+            apart = apart.masked_fill(hidden, 0.0)
+        return bool((apart <= self.times * floor).all())
+
+    def _better(self, value: Tensor | None) -> bool:
+        """A fault not far above the noise must be gone, not only within the tolerance."""
+        if value is None or self.port.shape != self.original.shape:
+            return value is not None
+        before = (self.port - self.original)[self.shown].square().mean()
+        after = (value - self.original)[self.shown].square().mean()
+        return bool(after <= before * _LEFT**2) or bool((~self.shown).any() and not before)
+
+    @cached_property
+    def _floor_of_original(self) -> Tensor:
+        """The floor was measured on the port's faulty values: scaled to the size that the original's have."""
+        if self.port.shape != self.original.shape:
+            return self.floor
+        ports, originals = (x[self.shown].square().mean().sqrt() for x in (self.port, self.original))
+        if not (ports > 0 and originals > 0 and torch.isfinite(ports) and torch.isfinite(originals)):
+            return self.floor
+        return self.floor * (originals / ports)
+
+
+# How much of the difference a mended fault may leave, root mean square.
+_LEFT = 0.25

@@ -1,0 +1,125 @@
+"""A comparison -> the same with what is behind it: figures of each tensor, the faults, and their causes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from porting.analysis import Analyser
+from porting.checkpoint import Checkpoint
+from porting.convert import plan_conversion
+from porting.diagnose.engine import diagnose
+from porting.diagnose.lab import Lab, RightWeights, Variants
+from porting.errors import PortingError
+from porting.findings import Findings
+from porting.isolation import Originals
+from porting.noise import TIMES
+from porting.port import Port
+from porting.trace import Trace
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Findings, and reasons why the comparison cannot be trusted."""
+
+    findings: Findings
+    reasons: tuple[str, ...]
+
+
+def explain(
+    module: torch.nn.Module,
+    port: Port,
+    config: Any,
+    reference: Trace,
+    free: Trace,
+    *,
+    checkpoint: Checkpoint | None = None,
+    unit: float | None = None,
+    times: float = TIMES,
+    on_stage: Callable[[str], None] = lambda _stage: None,
+) -> Explanation:
+    """Isolate, measure the noise, and diagnose.
+
+    Args:
+        module, port, config: what was compared.
+        reference, free: the original's trace, and the port's own.
+        checkpoint: what the parameters should hold; without it less can be said about weights.
+        unit: relative rounding unit of the stored weights, where that is coarser than the port's own.
+        times: how many times its noise floor a tensor's own difference may be.
+        on_stage: called as things happen, for progress.
+    """
+    taps = port.taps(config)
+    analysis = Analyser(
+        module, reference.inputs, taps, port.run, reference, free, unit=unit, times=times, on_stage=on_stage
+    ).analyse()
+    if analysis.faults:
+        on_stage("looking for causes")
+    lab = Lab(
+        module,
+        reference.inputs,
+        taps,
+        port.run,
+        Originals(reference),
+        right_weights=_right_weights(port, reference, checkpoint),
+        variants=_variants(module, port, config, reference),
+    )
+    names = {tensor.name: tensor.original_name for tensor in reference.tensors}
+    faults = diagnose(lab, analysis, names, port.candidates())
+    findings = Findings(
+        figures=analysis.figures,
+        faults=faults,
+        times=analysis.times,
+        unit=analysis.unit,
+        remainder=analysis.remainder,
+        notes=analysis.notes,
+    )
+    return Explanation(findings, analysis.reasons)
+
+
+def _right_weights(port: Port, reference: Trace, checkpoint: Checkpoint | None) -> RightWeights:
+    """What the checkpoint holds for a parameter, mapped as in a conversion."""
+    content = reference.metadata.get("config")
+    if checkpoint is None or not isinstance(content, Mapping):
+        return lambda _name: None
+    source = checkpoint
+    try:
+        plan = plan_conversion(port, port.config_from_json(content), source)
+    except PortingError:
+        return lambda _name: None
+    entries = {entry.target: entry for entry in plan.entries}
+
+    def read(name: str) -> torch.Tensor | None:
+        entry = entries.get(name)
+        if entry is None:
+            return None
+        array = source.tensors[entry.sources[0]].read()
+        for op in entry.ops:
+            array = op.apply(array)
+        return torch.from_numpy(array.astype("float32"))
+
+    return read
+
+
+def _variants(module: torch.nn.Module, port: Port, config: Any, reference: Trace) -> Variants:
+    """What the port's configuration has otherwise than the original's, and models with less of it."""
+    content = reference.metadata.get("config")
+    if not isinstance(content, Mapping):
+        return Variants()
+    ours = port.config_to_json(config)
+    theirs = port.config_to_json(port.config_from_json(content))
+    names = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
+    differing = {name: (ours.get(name), theirs.get(name)) for name in names}
+
+    def build(fields: Sequence[str]) -> torch.nn.Module:
+        changed = {**ours, **{name: theirs[name] for name in fields if name in theirs}}
+        for name in fields:
+            if name not in theirs:
+                del changed[name]
+        model = port.build(port.config_from_json(changed))
+        model.load_state_dict(module.state_dict())
+        return model.to(next(module.parameters()).dtype).eval()
+
+    return Variants(differing, build)

@@ -1,0 +1,137 @@
+"""Run a port with the original's tensors in place of its own, so that each tensor shows what it makes itself.
+
+Every tapped tensor is replaced, as soon as it is computed, by the original's. What a tap is computed from is
+then the original's, whatever went wrong before, and the difference that remains was made between the taps
+before it and this one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+from porting.capture import Run, run_tapped, to_numpy
+from porting.difference import align
+from porting.inputs import Inputs
+from porting.tap import Tap
+from porting.trace import Trace
+
+# Called with a tap, what the port computed there, and the original's values, in the tap's own dims.
+OnTensor = Callable[[Tap, np.ndarray, np.ndarray], None]
+
+
+class Originals:
+    """The original's tensors in the layout of the port's taps."""
+
+    def __init__(self, reference: Trace) -> None:
+        self._reference = reference
+        self._entries = {tensor.name: tensor for tensor in reference.tensors}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._entries
+
+    def unfolded(self, tap: Tap, shape: tuple[int, ...]) -> np.ndarray | None:
+        """The original's values in the tap's dims, each axis on its own.
+
+        Args:
+            tap: which tensor.
+            shape: of the port's tensor, groups taken apart.
+
+        Returns:
+            None where the original has no such tensor, or not of this shape.
+        """
+        entry = self._entries.get(tap.name)
+        if entry is None:
+            return None
+        values, _ = align(tap.dimension_names, shape, entry.dims, self._reference.read(entry))
+        return values
+
+    def in_dims_of(self, tap: Tap) -> np.ndarray | None:
+        """The original's values in the tap's dims; None where there are none, or they have others."""
+        entry = self._entries.get(tap.name)
+        if entry is None:
+            return None
+        values = self._reference.read(entry)
+        sizes = dict(zip(entry.dims, values.shape, strict=True))
+        shape = tuple(sizes.get(name, 1) for name in tap.dimension_names)
+        return align(tap.dimension_names, shape, entry.dims, values)[0]
+
+    def like(self, tap: Tap, value: torch.Tensor) -> torch.Tensor | None:
+        """The same as a tensor of `value`'s shape, dtype and device."""
+        unfolded = self.unfolded(tap, tap.unfolded_shape(tuple(value.shape)))
+        if unfolded is None:
+            return None
+        copied = np.ascontiguousarray(unfolded).reshape(tuple(value.shape))
+        return torch.tensor(copied, dtype=value.dtype, device=value.device)
+
+
+def run_isolated(
+    model: torch.nn.Module,
+    inputs: Inputs,
+    taps: Sequence[Tap],
+    run: Run,
+    originals: Originals,
+    on_tensor: OnTensor,
+    on_misfit: Callable[[Tap], None] = lambda _tap: None,
+    replaced: Callable[[Tap], bool] = lambda _tap: True,
+    move: Callable[[torch.Tensor, Tap], torch.Tensor] = lambda value, _tap: value,
+) -> dict[str, torch.Tensor]:
+    """Run the model once, each tapped tensor replaced by the original's; returns the model's outputs.
+
+    Args:
+        model, inputs, taps, run: as in `capture`.
+        originals: what to put in.
+        on_tensor: hears what the port computed from the original's tensors.
+        on_misfit: hears of taps where the original's tensor has another shape, and is not put in.
+        replaced: which taps are replaced; others go on as the port computed them.
+        move: applied to what is put in.
+    """
+
+    def listen(tap: Tap, value: torch.Tensor) -> torch.Tensor | None:
+        original = originals.like(tap, value)
+        if original is None:
+            if tap.name in originals:
+                on_misfit(tap)
+            return None
+        shape = tap.unfolded_shape(tuple(value.shape))
+        expected = originals.unfolded(tap, shape)
+        assert expected is not None
+        on_tensor(tap, to_numpy(value).reshape(shape), expected)
+        return move(original, tap) if replaced(tap) else None
+
+    return run_tapped(model, inputs, taps, run, listen)
+
+
+def moved(value: torch.Tensor, unit: float, hidden_below: float | None, seed: int) -> torch.Tensor:
+    """Every number one rounding unit up or down, at random: value * (1 +- unit).
+
+    Args:
+        value: any floating dtype.
+        unit: relative, such as `torch.finfo(dtype).eps`.
+        hidden_below: numbers at or below this are masks, and stay.
+        seed: of the signs.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    signs = torch.randint(0, 2, value.shape, generator=generator).to(value) * 2 - 1
+    changed = value * (1 + unit * signs)
+    return changed if hidden_below is None else torch.where(value <= hidden_below, value, changed)
+
+
+@contextmanager
+def in_float64(model: torch.nn.Module) -> Iterator[None]:
+    """The model's floating parameters and buffers widened to float64 while the block runs.
+
+    They are widened in place, which float32, bfloat16 and float16 survive to the last bit.
+    """
+    tensors: Mapping[str, torch.Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    kept = {name: tensor.dtype for name, tensor in tensors.items() if tensor.is_floating_point()}
+    try:
+        for name in kept:
+            tensors[name].data = tensors[name].data.double()
+        yield
+    finally:
+        for name, dtype in kept.items():
+            tensors[name].data = tensors[name].data.to(dtype)

@@ -1,0 +1,52 @@
+"""What rounding alone explains: how far a tensor may be off before something else must be the reason.
+
+Rounding is measured, not assumed: a tensor is computed again in float64, and again from inputs that were
+moved by one unit in the last place. The larger of the two changes, element by element, is one draw from the
+rounding to be expected; a single draw may be small by chance, so that no element's floor is lower than the
+root mean square over its row (the last axis), nor than half a unit in the last place of the value itself.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from porting.difference import distance
+
+# How many times the floor a difference may be. Right ports, run against Mesh TensorFlow on the checkpoints of
+# the test suite, stay below a quarter of it: see docs/noise.md.
+TIMES = 32.0
+
+
+def floor_of(
+    changes: list[np.ndarray], value: np.ndarray, unit: float, hidden_below: float | None = None
+) -> np.ndarray:
+    """The rounding to be expected of each element, float64, of the value's shape.
+
+    Args:
+        changes: |value - value computed otherwise|, one array for each other way.
+        value: the tensor as it should be.
+        unit: the relative rounding unit of what it is computed in (`torch.finfo(dtype).eps`).
+        hidden_below: values at or below this are masks: nothing is expected of them.
+    """
+    wide = np.asarray(value, np.float64)
+    counts = np.isfinite(wide) if hidden_below is None else np.isfinite(wide) & (wide > hidden_below)
+    floor = np.where(counts, np.abs(wide) * (unit / 2), 0.0)
+    for change in changes:
+        floor = np.maximum(floor, np.where(counts & np.isfinite(change), change, 0.0))
+    if floor.ndim == 0:
+        return floor
+    in_row = np.maximum(counts.sum(axis=-1, keepdims=True), 1)
+    rows: np.ndarray = np.sqrt(np.square(floor).sum(axis=-1, keepdims=True) / in_row)
+    return np.asarray(np.maximum(floor, rows))
+
+
+def times_the_floor(
+    expected: np.ndarray, value: np.ndarray, floor: np.ndarray, hidden_below: float | None = None
+) -> float:
+    """The largest ratio of difference to floor; infinite where there is a difference and no floor."""
+    apart = distance(expected, value, hidden_below)
+    if not apart.size:
+        return 0.0
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.where(apart == 0, 0.0, apart / floor)
+    return float(ratio.max())

@@ -1,0 +1,19 @@
+"""Candidate causes that only models like T5 have; the general ones are in `porting/diagnose/candidates/`."""
+
+from __future__ import annotations
+
+from porting.ports.t5.candidates.attention import wrong_scores, wrong_softmax
+from porting.ports.t5.candidates.loss import wrong_loss
+from porting.ports.t5.candidates.padding import wrong_padding
+from porting.ports.t5.candidates.positions import wrong_buckets, wrong_positions
+from porting.ports.t5.candidates.tokens import wrong_tokens
+
+CANDIDATES = (
+    wrong_scores,
+    wrong_softmax,
+    wrong_buckets,
+    wrong_positions,
+    wrong_tokens,
+    wrong_padding,
+    wrong_loss,
+)

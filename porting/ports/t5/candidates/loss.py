@@ -1,0 +1,51 @@
+"""The loss: what it is divided by, which positions count, smoothing, a z-loss."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+
+from porting.diagnose.hypothesis import Hypothesis
+from porting.diagnose.site import Site
+from porting.findings import Cause
+
+_Z_LOSS = 1e-4
+
+
+def wrong_loss(site: Site) -> Iterator[Hypothesis]:
+    """Cross entropy of the original's logits, averaged in each way that is common."""
+    logits = site.lab.original("logits")
+    if site.name != "loss" or logits is None:
+        return
+    targets = torch.from_numpy(site.inputs.targets).long().flatten()
+    flat = logits.flatten(0, 1)
+    real = (targets > 0).double()
+    z = _Z_LOSS * flat.logsumexp(-1).square()
+    each = {
+        "": F.cross_entropy(flat, targets, reduction="none"),
+        " with a z-loss of 1e-4": F.cross_entropy(flat, targets, reduction="none") + z,
+    }
+    for smoothing in (0.1, 0.05, 0.2):
+        each[f" with label smoothing {smoothing}"] = F.cross_entropy(
+            flat, targets, reduction="none", label_smoothing=smoothing
+        )
+    forms = {}
+    for extra, values in each.items():
+        summed, everything = (values * real).sum(), values.sum()
+        forms[f"the sum over real targets, divided by all positions{extra}"] = summed / targets.numel()
+        forms[f"the mean over real targets{extra}"] = summed / real.sum().clamp(min=1)
+        forms[f"the mean over all positions, padding included{extra}"] = everything / targets.numel()
+        forms[f"the sum over real targets{extra}"] = summed
+        forms[f"the sum over real targets, divided by the batch size{extra}"] = summed / logits.shape[0]
+        denominator = summed / site.original
+        if not extra:
+            right = f"the sum over real targets, divided by {float(denominator):.6g}"
+            forms.setdefault(right, site.original)
+    ports = [name for name, value in forms.items() if site.is_port(value)]
+    originals = [name for name, value in forms.items() if site.agrees(value)]
+    for port, original in itertools.product(ports, originals):
+        cause = Cause("loss", f"the port's loss is {port}; the original's {original}")
+        yield Hypothesis(cause, forms[original], forms[port])

@@ -1,0 +1,134 @@
+"""Relative-position buckets (direction, count, distance) and absolute positions (offset, kind)."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from porting.diagnose.hypothesis import Hypothesis
+from porting.diagnose.site import Site
+from porting.findings import Cause
+from porting.ports.t5.positions import sinusoids
+from porting.ports.t5.relative_positions import relative_position_bucket
+
+_DISTANCES = (
+    128,
+    256,
+    64,
+    512,
+    32,
+    1024,
+    20,
+    100,
+    200,
+    16,
+    40,
+    48,
+    50,
+    96,
+    120,
+    127,
+    129,
+    160,
+    192,
+    300,
+    2048,
+)
+
+
+@dataclass(frozen=True)
+class _Counting:
+    """How a relative position becomes a bucket."""
+
+    bidirectional: bool
+    num_buckets: int
+    max_distance: int
+    direction: int
+    offset: int
+
+    def buckets(self, relative: Tensor) -> Tensor:
+        return relative_position_bucket(
+            relative * self.direction + self.offset,
+            bidirectional=self.bidirectional,
+            num_buckets=self.num_buckets,
+            max_distance=self.max_distance,
+        )
+
+
+def wrong_buckets(site: Site) -> Iterator[Hypothesis]:
+    """A bias depends on the distance alone: both sides' values by distance, looked up in the table."""
+    if site.leaf != "position_bias" or len(site.dims) < 3 or "batch" in site.dims:
+        return
+    shape = site.port.shape
+    heads, length, memory = int(torch.tensor(shape[:-2]).prod()), shape[-2], shape[-1]
+    relative = torch.arange(1 - length, memory)
+    place = (torch.arange(memory)[None, :] - torch.arange(length)[:, None]) + length - 1
+    sides = {}
+    for side, values in (("port", site.port), ("original", site.original)):
+        flat = values.reshape(heads, length, memory)
+        by_distance = torch.cat([flat[:, 1:, 0].flip(-1), flat[:, 0, :]], dim=1)  # [h, l + m - 1]
+        if not torch.equal(by_distance[:, place], flat):
+            return
+        sides[side] = by_distance
+    for table in site.parameters().values():
+        if table.ndim != 2 or table.shape[1] != heads:
+            continue
+        rows = table.cpu().double()
+        fits = {side: list(_countings(rows, values, relative)) for side, values in sides.items()}
+        for port, original in _nearest_first(fits["port"], fits["original"]):
+            names = [f.name for f in fields(port) if getattr(port, f.name) != getattr(original, f.name)]
+            words = ", ".join(
+                f"{name} is {getattr(port, name)} in the port, {getattr(original, name)} in the original"
+                for name in names
+            )
+            mended, faulty = (rows[c.buckets(relative)].T[:, place].reshape(shape) for c in (original, port))
+            yield Hypothesis(Cause("buckets", words), mended, faulty)
+
+
+def _countings(table: Tensor, by_distance: Tensor, relative: Tensor) -> Iterator[_Counting]:
+    rows = table.shape[0]
+    counts = [rows, rows // 2, *(n for n in (32, 16, 64, 8) if n < rows)]
+    for bidirectional, number, direction, offset, distance in itertools.product(
+        (True, False), dict.fromkeys(counts), (1, -1), (0, 1, -1), _DISTANCES
+    ):
+        if number < 4 or distance <= number // (4 if bidirectional else 2):
+            continue
+        counting = _Counting(bidirectional, number, distance, direction, offset)
+        if torch.equal(table[counting.buckets(relative)].T, by_distance):
+            yield counting
+
+
+def _nearest_first(ports: list[_Counting], originals: list[_Counting]) -> list[tuple[_Counting, _Counting]]:
+    def apart(pair: tuple[_Counting, _Counting]) -> int:
+        return sum(getattr(pair[0], f.name) != getattr(pair[1], f.name) for f in fields(pair[0]))
+
+    return sorted(((p, o) for p in ports for o in originals if p != o), key=apart)
+
+
+def wrong_positions(site: Site) -> Iterator[Hypothesis]:
+    """Absolute positions: another offset, left out, or of another kind."""
+    if site.leaf != "embed_positions":
+        return
+    x = site.sibling("embed_tokens")
+    if x is None or x.shape != site.port.shape:
+        return
+    length, d_model = x.shape[1:]
+    tables = {name: p.cpu().double() for name, p in site.parameters().items() if p.ndim == 2}
+    if site.module is not None:
+        tables |= {n: p.detach().cpu().double() for n, p in site.module.named_parameters() if p.ndim == 2}
+    forms = {"no positions": x}
+    for name, table in {**tables, "sinusoids": sinusoids(length + 2, d_model).double()}.items():
+        for offset in (0, 1, 2, -1):
+            number = torch.arange(length) + offset
+            if table.shape[1] == d_model and int(number.max()) < table.shape[0]:
+                start = "from 0 on" if not offset else f"from {offset} on"
+                forms[f"positions {start} ({name})"] = x + table[number.clamp(min=0)]
+    ports = [name for name, value in forms.items() if site.is_port(value)]
+    originals = [name for name, value in forms.items() if site.agrees(value)]
+    for port, original in itertools.product(ports, originals):
+        cause = Cause("positions", f"the port adds {port}, the original {original}")
+        yield Hypothesis(cause, forms[original], forms[port])
