@@ -27,7 +27,7 @@ from porting.difference import distance
 from porting.findings import Remainder, TapFigures
 from porting.inputs import Inputs
 from porting.isolation import OnTensor, Originals, in_float64, moved, run_isolated
-from porting.noise import TIMES, floor_of, times_the_floor
+from porting.noise import floor_of, times_for, times_the_floor
 from porting.tap import Tap
 from porting.trace import Trace
 
@@ -97,7 +97,7 @@ class Analyser:
         reference: the original's trace.
         free: the port's own trace.
         unit: relative rounding unit; by default that of the dtype the port computes in.
-        times: how many times its floor a local difference may be.
+        times: how many times its floor a local difference may be; by default as `times_for` says.
         on_stage: called as stages begin, for progress.
     """
 
@@ -108,13 +108,14 @@ class Analyser:
     reference: Trace
     free: Trace
     unit: float | None = None
-    times: float = TIMES
+    times: float | None = None
     on_stage: Callable[[str], None] = lambda _stage: None
 
     def __post_init__(self) -> None:
         parameter = next((p for p in self.model.parameters() if p.is_floating_point()), None)
         own = torch.finfo(torch.float32 if parameter is None else parameter.dtype).eps
         self._unit = max(own, self.unit or 0.0)
+        self._times = times_for(self._unit) if self.times is None else self.times
         self._originals = Originals(self.reference)
         self._arrays = Arrays()
         self._figures: dict[str, TapFigures] = {}
@@ -131,12 +132,12 @@ class Analyser:
         reasons = self._outputs_without_hooks(outputs)
         order = {name: i for i, name in enumerate(self.reference.names())}
         faults = sorted(
-            (name for name, f in self._figures.items() if f.times_floor > self.times), key=order.__getitem__
+            (name for name, f in self._figures.items() if f.times_floor > self._times), key=order.__getitem__
         )
         return Analysis(
             figures=self._figures,
             faults=tuple(faults),
-            times=self.times,
+            times=self._times,
             unit=self._unit,
             remainder=self._remainder(faults) if faults else None,
             reasons=reasons,
@@ -178,16 +179,10 @@ class Analyser:
 
     def _local_floors(self) -> None:
         def on_moved(tap: Tap, value: np.ndarray, original: np.ndarray) -> None:
-            change = distance(self._arrays.get("isolated", tap.name), value, tap.hidden_below)
-            floor = floor_of([change], original, self._unit, tap.hidden_below)
-            self._arrays.put("floor", tap.name, floor.astype(np.float32))
+            self._first_floor("floor", tap, self._arrays.get("isolated", tap.name), value, original)
 
         def on_wide(tap: Tap, value: np.ndarray, original: np.ndarray) -> None:
-            change = distance(self._arrays.get("isolated", tap.name), value, tap.hidden_below)
-            before = np.asarray(self._arrays.get("floor", tap.name), np.float64)
-            changes = [before, np.minimum(change, before * _LOST)]
-            floor = floor_of(changes, original, self._unit, tap.hidden_below)
-            self._arrays.put("floor", tap.name, floor.astype(np.float32))
+            self._second_floor("floor", tap, self._arrays.get("isolated", tap.name), value, original)
 
         self._isolated(on_moved, move=True)
         self._in_float64(lambda: self._isolated(on_wide, move=False))
@@ -203,29 +198,44 @@ class Analyser:
 
     def _free_floors(self) -> dict[str, float]:
         """Floors of the free run, into the figures; those of the model's outputs are returned."""
-        changes: dict[str, float] = {}
 
-        def hear(tap: Tap, value: torch.Tensor) -> None:
-            if tap.name in self._free:
-                free = self.free.read(self._free[tap.name])
-                change = distance(free, to_numpy(value).reshape(free.shape), tap.hidden_below)
-                changes[tap.name] = max(changes.get(tap.name, 0.0), _largest(change[np.isfinite(change)]))
+        def free(tap: Tap, value: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+            ours = self.free.read(self._free[tap.name])
+            return ours, to_numpy(value).reshape(ours.shape)
 
         def hear_and_move(tap: Tap, value: torch.Tensor) -> torch.Tensor:
-            hear(tap, value)
+            ours, array = free(tap, value)
+            self._first_floor("free floor", tap, ours, array, ours)
             return moved(value, self._unit, tap.hidden_below, seed=_seed(tap))
+
+        def hear(tap: Tap, value: torch.Tensor) -> None:
+            ours, array = free(tap, value)
+            self._second_floor("free floor", tap, ours, array, ours)
 
         run_tapped(self.model, self.inputs, self.taps, self.run, hear_and_move)
         self._in_float64(lambda: run_tapped(self.model, self.inputs, self.taps, self.run, hear))
-        for name, change in changes.items():
+        for name in self._free:
             figures = self._figures.setdefault(name, TapFigures())
-            magnitude = np.abs(self.free.read(self._free[name]))
-            finite = magnitude[np.isfinite(magnitude)]
-            hidden = self._free[name].hidden_below
-            if hidden is not None:
-                finite = finite[finite < -hidden]
-            figures.floor = max(change, _largest(finite) * self._unit / 2)
+            figures.floor = _largest(self._arrays.get("free floor", name))
         return {name: figures.floor for name, figures in self._figures.items()}
+
+    def _first_floor(
+        self, kind: str, tap: Tap, value: np.ndarray, moved_value: np.ndarray, like: np.ndarray
+    ) -> None:
+        """From inputs moved by one rounding unit."""
+        change = distance(value, moved_value, tap.hidden_below)
+        floor = floor_of([change], like, self._unit, tap.hidden_below)
+        self._arrays.put(kind, tap.name, floor.astype(np.float32))
+
+    def _second_floor(
+        self, kind: str, tap: Tap, value: np.ndarray, wide_value: np.ndarray, like: np.ndarray
+    ) -> None:
+        """And from a float64 run, wherever that computes the same."""
+        change = distance(value, wide_value, tap.hidden_below)
+        before = np.asarray(self._arrays.get(kind, tap.name), np.float64)
+        change = np.where(change <= before * _LOST, change, 0.0)
+        floor = floor_of([before, change], like, self._unit, tap.hidden_below)
+        self._arrays.put(kind, tap.name, floor.astype(np.float32))
 
     def _in_float64(self, passes: Callable[[], object]) -> None:
         """A module that has float32 written into its code cannot run in float64: said, not hidden."""
@@ -239,19 +249,14 @@ class Analyser:
                 self._notes.append(note)
 
     def _outputs_without_hooks(self, floors: Mapping[str, float]) -> tuple[str, ...]:
-        """Listening must not change what is heard."""
-        with torch.no_grad():
-            outputs = self.run(self.model, self.inputs)
+        """Listening must not change what is heard, by more than rounding."""
         reasons = []
-        for name, value in outputs.items():
-            if name not in self._free:
-                continue
-            heard = self.free.read(self._free[name])
-            apart = _largest(distance(heard, to_numpy(value).reshape(heard.shape)))
-            if apart > self.times * floors.get(name, math.inf):
+        for name, apart in self.free.metadata.get("without_hooks", {}).items():
+            floor = floors.get(name, math.nan)
+            if apart > self._times * floor:
                 reasons.append(
                     f"the port computes another {name} when nothing listens: {apart:.3g} apart,"
-                    f" where rounding explains {floors[name]:.3g}"
+                    f" where rounding explains {floor:.3g}"
                 )
         return tuple(reasons)
 

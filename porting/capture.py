@@ -40,8 +40,9 @@ def capture(
         taps: where to listen; those whose module the model lacks, or never calls, stay out of the trace.
         run: calls the model on the inputs and returns its outputs by tap name.
         path: where to write the trace; by default a temporary directory that lives as long as the trace.
-        metadata: written along; `deterministic` is added: whether a second run, under hooks that write
-            nothing, gave bit-identical outputs.
+        metadata: written along. Added are `deterministic`, whether a second run, under hooks that write
+            nothing, gave bit-identical outputs (and if not, whether it would in eval mode), and
+            `without_hooks`, how far each output is from that of a run without hooks.
         on_tensor: called with each name that was written, for progress.
 
     Raises:
@@ -60,18 +61,56 @@ def capture(
         on_tensor(tap.name)
 
     outputs = run_tapped(model, inputs, taps, run, write)
-    again = run_tapped(model, inputs, taps, run, lambda _tap, _value: None)
+    deterministic = _repeats(model, inputs, taps, run, outputs)
     return writer.close(
         {
             **(metadata or {}),
             "implementation": type(model).__name__,
             "versions": {"torch": torch.__version__, "numpy": np.__version__},
             "compute_dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
-            "deterministic": all(
-                torch.equal(value.nan_to_num(), again[name].nan_to_num()) for name, value in outputs.items()
+            "deterministic": deterministic,
+            **(
+                {} if deterministic else {"deterministic_in_eval": _repeats_in_eval(model, inputs, taps, run)}
             ),
+            "without_hooks": _without_hooks(model, inputs, run, outputs),
         }
     )
+
+
+def _repeats(
+    model: torch.nn.Module,
+    inputs: Inputs,
+    taps: Sequence[Tap],
+    run: Run,
+    outputs: Mapping[str, torch.Tensor],
+) -> bool:
+    """Whether the same run, under hooks that do nothing, gives the same outputs to the last bit."""
+    again = run_tapped(model, inputs, taps, run, lambda _tap, _value: None)
+    return all(torch.equal(value.nan_to_num(), again[name].nan_to_num()) for name, value in outputs.items())
+
+
+def _repeats_in_eval(model: torch.nn.Module, inputs: Inputs, taps: Sequence[Tap], run: Run) -> bool:
+    """Whether the model repeats itself in eval mode: if so, dropout was left on. Modes are put back."""
+    training = [module for module in model.modules() if module.training]
+    try:
+        model.eval()
+        outputs = run_tapped(model, inputs, taps, run, lambda _tap, _value: None)
+        return bool(training) and _repeats(model, inputs, taps, run, outputs)
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _without_hooks(
+    model: torch.nn.Module, inputs: Inputs, run: Run, outputs: Mapping[str, torch.Tensor]
+) -> dict[str, float]:
+    """How far each output is from that of a run that nobody listens to."""
+    with torch.no_grad():
+        plain = run(model, inputs)
+    return {
+        name: float((value.nan_to_num() - outputs[name].nan_to_num()).abs().max()) if value.numel() else 0.0
+        for name, value in plain.items()
+    }
 
 
 def run_tapped(

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from porting import __version__
-from porting.errors import EXIT_UNTRUSTED, PortingError
+from porting.errors import EXIT_DIVERGED, EXIT_OK, EXIT_UNTRUSTED, PortingError
+from porting.noise import NARROW_TIMES, TIMES
 from porting.output import FORMATS, Output, file_size, table
 
 if TYPE_CHECKING:
@@ -134,11 +135,12 @@ Examples:
   compare-outputs t5-small/ converted/t5-small --random 4x256 --seed 7 --atol 1e-4
   compare-outputs t5-small/ converted/t5-small --inputs batch.npz --save-traces traces
   compare-outputs t5-small/ converted/t5-small --reference-trace traces/reference
+  compare-outputs t5-small/ converted/t5-small --strict --format json | jq '.faults[].cause'
 
 \b
 Exit codes: 0 every tensor within the tolerance, 1 a tensor diverged, 2 something given cannot be
-used, 3 the comparison cannot be trusted (a tap on one side only, a non-deterministic run, NaN in
-the original).""",
+used, 3 the comparison cannot be trusted (a tap on one side only, a run that does not repeat itself
+or changes when it is listened to, NaN in the original).""",
 )
 @click.argument("source", type=click.Path())
 @click.argument("model_dir", type=click.Path())
@@ -161,6 +163,21 @@ the original).""",
     type=click.Path(),
     help="Compare with a trace made before, and do not run the original.",
 )
+@click.option(
+    "--analyse/--no-analyse",
+    default=True,
+    show_default=True,
+    help="Find what is wrong by itself, what rounding explains, and why.",
+)
+@click.option(
+    "--noise-times",
+    type=float,
+    help="How many times what rounding explains a tensor's own difference may be."
+    f"  [default: {TIMES:g}; {NARROW_TIMES:g} for bfloat16 and float16]",
+)
+@click.option(
+    "--strict", is_flag=True, help="Exit with 1, too, where rounding does not explain a difference."
+)
 @_common
 def compare_outputs_command(
     source: str,
@@ -171,12 +188,15 @@ def compare_outputs_command(
     reference_trace: str | None,
     style: str,
     debug: bool,
+    strict: bool,
     **options: Any,
 ) -> None:
     """Run the original on SOURCE and the port on MODEL_DIR, and compare every tensor in between.
 
     Both get the same input IDs and run in float32. The first tensor that differs by more than the tolerance
-    is named, in the order in which the original computes them.
+    is named, in the order in which the original computes them. Then each tensor is computed from the
+    original's inputs, which tells the tensors that are wrong by themselves from those that inherit it; their
+    causes are looked for, and named when mending them brings parity back.
     """
     output = Output(style)
     with _reporting_errors(output, debug):
@@ -193,12 +213,14 @@ def compare_outputs_command(
             port, config = read_config(Path(model_dir))
             inputs = port.random_inputs(config, *parse_random(random_shape), seed)
         reference = read_trace(reference_trace) if reference_trace else source
+        checkpoint = _checkpoint_at(source, output) if reference_trace and options["analyse"] else None
         with output.progress() as progress:
             comparison = compare_outputs(
                 reference,
                 model_dir,
                 inputs,
                 seed=seed,
+                checkpoint=checkpoint,
                 command=shlex.join(["compare-outputs", *sys.argv[1:]]),
                 on_stage=progress.stage,
                 on_row=lambda _row: progress.advance(),
@@ -207,7 +229,19 @@ def compare_outputs_command(
         from porting.report.terminal import summary_lines
 
         output.result(comparison.to_json(), summary_lines(comparison))
-        sys.exit(comparison.exit_code)
+        sys.exit(comparison.exit_code or (EXIT_DIVERGED if strict and comparison.faults else EXIT_OK))
+
+
+def _checkpoint_at(source: str, output: Output) -> str | None:
+    """SOURCE, if it can be read: beside a trace it is not needed, and tells more about wrong weights."""
+    from porting.checkpoint import open_checkpoint
+
+    try:
+        open_checkpoint(source)
+    except PortingError as error:
+        output.hint(f"Weights are not checked against the checkpoint: {error.message}")
+        return None
+    return source
 
 
 @contextmanager

@@ -16,7 +16,6 @@ from porting.diagnose.lab import Lab, RightWeights, Variants
 from porting.errors import PortingError
 from porting.findings import Findings
 from porting.isolation import Originals
-from porting.noise import TIMES
 from porting.port import Port
 from porting.trace import Trace
 
@@ -38,7 +37,7 @@ def explain(
     *,
     checkpoint: Checkpoint | None = None,
     unit: float | None = None,
-    times: float = TIMES,
+    times: float | None = None,
     on_stage: Callable[[str], None] = lambda _stage: None,
 ) -> Explanation:
     """Isolate, measure the noise, and diagnose.
@@ -48,7 +47,7 @@ def explain(
         reference, free: the original's trace, and the port's own.
         checkpoint: what the parameters should hold; without it less can be said about weights.
         unit: relative rounding unit of the stored weights, where that is coarser than the port's own.
-        times: how many times its noise floor a tensor's own difference may be.
+        times: how many times its noise floor a tensor's own difference may be; see `times_for`.
         on_stage: called as things happen, for progress.
     """
     taps = port.taps(config)

@@ -12,9 +12,22 @@ import numpy as np
 
 from porting.difference import distance
 
-# How many times the floor a difference may be. Right ports, run against Mesh TensorFlow on the checkpoints of
-# the test suite, stay below a quarter of it: see docs/noise.md.
+# How many times its floor a difference may be. The floor is the port's own rounding; in float32 the original,
+# which sums in another order, rounds as much again. Right ports stay below half of either: see docs/noise.md.
 TIMES = 32.0
+NARROW_TIMES = 4.0
+
+
+# Relative rounding units: the distance from 1 to the next number of the dtype.
+UNITS = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
+
+
+def times_for(unit: float) -> float:
+    """How many floors a difference may be, by the port's rounding unit.
+
+    In bfloat16 and float16 the port's rounding is all there is, beside the original's in float32.
+    """
+    return TIMES if unit <= UNITS["float32"] else NARROW_TIMES
 
 
 def floor_of(

@@ -22,7 +22,7 @@ from porting.errors import InputError
 from porting.inputs import DEFAULT_RANDOM, Inputs, read_inputs
 from porting.mapping import Plan
 from porting.model_dir import load_model, read_config, stored_dtypes, weight_files
-from porting.noise import TIMES
+from porting.noise import UNITS
 from porting.port import Port, port_named
 from porting.references.process import run_in_process
 from porting.report import write_reports
@@ -31,8 +31,6 @@ from porting.trace import Trace, TraceWriter, read_trace
 if TYPE_CHECKING:
     import torch
 
-# Relative rounding units: the distance from 1 to the next number.
-_UNITS = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 InputsLike = Inputs | Mapping[str, Any] | str | Path | None
 
 
@@ -109,7 +107,7 @@ def compare_outputs(
     save_traces: str | Path | None = None,
     checkpoint: str | Path | None = None,
     analyse: bool = True,
-    noise_times: float = TIMES,
+    noise_times: float | None = None,
     command: str = "",
     on_stage: Callable[[str], None] = lambda _stage: None,
     on_row: Callable[[TensorComparison], None] = lambda _row: None,
@@ -131,7 +129,8 @@ def compare_outputs(
         save_traces: keep both traces, in `reference` and `port` under this directory.
         checkpoint: what the parameters should hold, where `reference` is a trace; by default `reference`.
         analyse: find where differences are made, and why; see docs/diagnosis.md.
-        noise_times: how many times its noise floor a tensor's own difference may be.
+        noise_times: how many times its noise floor a tensor's own difference may be; by default 32, and 4 for
+            bfloat16 and float16.
         command: the command line, for the report.
         on_stage, on_row: called as things happen, for progress.
 
@@ -281,7 +280,7 @@ def _checkpoint_facts(checkpoint: Checkpoint, plan: Plan) -> dict[str, Any]:
 def _stored_unit(model: Mapping[str, Any], trace: Trace) -> float | None:
     """The rounding unit of a directory's weights, if they are narrower than the checkpoint's; else None."""
     stored, original = (
-        max((_UNITS[name] for name in names if name in _UNITS), default=0.0)
+        max((UNITS[name] for name in names if name in UNITS), default=0.0)
         for names in (model.get("dtypes", ()), trace.metadata.get("checkpoint", {}).get("dtypes", ()))
     )
     return stored if original and stored > original else None

@@ -145,14 +145,11 @@ def test_the_first_screen_of_a_match(match: Comparison) -> None:
 def test_the_first_screen_of_a_divergence(diverged: Comparison) -> None:
     lines = summary_lines(diverged)
     assert lines[0] == "DIVERGED: 2 of 3 tensors differ by more than 0.001."
-    assert lines[1:5] == [
-        "First divergence: encoder.b",
-        "  in the original: tf/encoder.b",
-        "  largest at [batch 0, length 1]",
-        "  original 2, port 2.5, difference 0.5",
+    assert lines[1:] == [
+        "First divergence: encoder.b (original: tf/encoder.b)",
+        "  at [batch 0, length 1]: original 2, port 2.5, difference 0.5",
+        "Only in the original: only",
     ]
-    assert lines[5] == "Largest difference: 10 in c"
-    assert lines[6] == "Only in the original: only"
 
 
 def test_long_lists_of_missing_tensors_are_cut_on_the_screen_only(incomplete: Comparison) -> None:

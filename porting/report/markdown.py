@@ -1,12 +1,29 @@
-"""A comparison as Markdown: the verdict, the first divergence, every tensor, what the verdict rests on."""
+"""A comparison as Markdown: the verdict, the faults, every tensor, what the verdict rests on."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from porting.compare import Comparison
-from porting.report.text import number, place, verdict
+from porting.compare import Comparison, TensorComparison
+from porting.findings import Fault, Findings
+from porting.report.text import cause, number, place, verdict
+
+_HOW_STRICT = """\
+How strict each figure is:
+
+- max abs: the largest |port - original| of any element, both running freely. The first verdict holds it
+  against the tolerance, which knows nothing of the tensor's size: strict for large numbers, blind for small.
+- mean abs: the mean of the same; for information, no verdict rests on it.
+- max rel: max abs relative to the largest magnitude in the original's tensor; for information.
+- local: the largest difference when the port computes this tensor from the original's inputs. The second
+  verdict rests on it.
+- passed on: what came in with the tensor's inputs and went through it.
+- noise: what rounding alone would explain of max abs, measured.
+- x noise: the largest ratio of the local difference to the rounding expected of that element. Right ports
+  stay below 16; the second verdict allows {times:g}. A wrong constant in the seventh digit is seen here.
+
+Attention scores of hidden positions (below -1e8 on both sides) count as equal."""
 
 
 def render_markdown(comparison: Comparison, name: str) -> str:
@@ -21,16 +38,9 @@ def _lines(comparison: Comparison, name: str) -> Iterator[str]:
     yield ""
     first, worst = comparison.first_divergence, comparison.worst
     if first:
-        yield "## First divergence"
-        yield ""
-        yield f"- tensor: `{first.name}`"
-        yield f"- in the original: `{first.reference_name}`"
-        if first.index:
-            yield f"- largest at {place(first)}: original {first.reference:.9g}, port {first.port:.9g}"
-        yield f"- difference: {number(first.max_abs_diff)} absolute, {number(first.max_rel_diff)} relative"
-        if first.note:
-            yield f"- note: {first.note}"
-        yield ""
+        yield from _first_divergence(first)
+    if comparison.findings:
+        yield from _findings(comparison.findings)
     if worst:
         yield (
             f"Largest difference: {number(worst.max_abs_diff)} in `{worst.name}`. A tolerance of"
@@ -46,25 +56,89 @@ def _lines(comparison: Comparison, name: str) -> Iterator[str]:
             yield ""
             yield from (f"- `{unmatched}`" for unmatched in names)
             yield ""
-    yield "## All tensors, in the order of the original"
-    yield ""
-    yield "| | tensor | original | dims | shape | max abs | mean abs | max rel |"
-    yield "|---|---|---|---|---|---|---|---|"
-    for row in comparison.tensors:
-        shape = "x".join(map(str, row.shape)) or "scalar"
-        yield (
-            f"| {row.status} | `{row.name}` | `{row.reference_name}` | {' '.join(row.dims)} | {shape} "
-            f"| {number(row.max_abs_diff)} | {number(row.mean_abs_diff)} | {number(row.max_rel_diff)} |"
-        )
-    yield ""
-    yield (
-        "max rel: the largest difference relative to the largest magnitude in the original's tensor."
-        " Attention scores of hidden positions (below -1e8 on both sides) count as equal."
-    )
-    yield ""
+    yield from _tensors(comparison)
     yield "## What this rests on"
     yield ""
     yield from _facts(comparison.provenance)
+
+
+def _first_divergence(row: TensorComparison) -> Iterator[str]:
+    yield "## First divergence"
+    yield ""
+    yield f"- tensor: `{row.name}`"
+    yield f"- in the original: `{row.reference_name}`"
+    if row.index:
+        yield f"- largest at {place(row)}: original {row.reference:.9g}, port {row.port:.9g}"
+    yield f"- difference: {number(row.max_abs_diff)} absolute, {number(row.max_rel_diff)} relative"
+    if row.note:
+        yield f"- note: {row.note}"
+    yield ""
+
+
+def _findings(findings: Findings) -> Iterator[str]:
+    if findings.faults:
+        yield "## What is wrong by itself"
+        yield ""
+        for i, fault in enumerate(findings.faults, 1):
+            yield from _fault(i, fault)
+        yield ""
+    if findings.remainder:
+        left = findings.remainder
+        yield (
+            "With the original's tensors in the place of what is wrong, what remains is"
+            f" {number(left.max_abs_diff)}, {number(left.times_floor)} times the noise floor, in"
+            f" `{left.name}`."
+        )
+        yield ""
+    elif findings.noisiest:
+        times = findings.figures[findings.noisiest].times_floor
+        yield (
+            f"No tensor is wrong by itself: fed with the original's inputs, each stays within"
+            f" {findings.times:g} times its noise floor (the most: {number(times)}, `{findings.noisiest}`)."
+        )
+        yield ""
+    for note in findings.notes:
+        yield f"Note: {note}."
+        yield ""
+
+
+def _fault(i: int, fault: Fault) -> Iterator[str]:
+    yield f"{i}. `{fault.name}` (in the original `{fault.reference_name}`)"
+    yield f"   - {'cause' if fault.cause else 'no cause verified'}: {cause(fault)}"
+    yield (
+        f"   - fed with the original's inputs: off by {number(fault.local)},"
+        f" {number(fault.times_floor)} times what rounding explains"
+    )
+    if fault.also:
+        yield f"   - for the same reason: {', '.join(f'`{name}`' for name in fault.also)}"
+
+
+def _tensors(comparison: Comparison) -> Iterator[str]:
+    figures = comparison.findings is not None
+    yield "## All tensors, in the order of the original"
+    yield ""
+    yield "| | tensor | original | dims | shape | max abs | mean abs | max rel |" + (
+        " local | passed on | noise | x noise |" if figures else ""
+    )
+    yield "|---" * (12 if figures else 8) + "|"
+    for row in comparison.tensors:
+        shape = "x".join(map(str, row.shape)) or "scalar"
+        status = f"{row.status}, {row.origin}" if row.origin else row.status
+        yield (
+            f"| {status} | `{row.name}` | `{row.reference_name}` | {' '.join(row.dims)} | {shape} "
+            f"| {number(row.max_abs_diff)} | {number(row.mean_abs_diff)} | {number(row.max_rel_diff)} |"
+        ) + (_figures(row) if figures else "")
+    yield ""
+    yield _HOW_STRICT.format(times=comparison.findings.times if comparison.findings else 0)
+    yield ""
+
+
+def _figures(row: TensorComparison) -> str:
+    known = row.figures
+    if known is None:
+        return " | | | |"
+    values = (known.local, known.passed_on, known.floor, known.times_floor)
+    return "".join(f" {number(value)} |" for value in values)
 
 
 def _facts(facts: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

@@ -1,21 +1,25 @@
-"""The first screen: a few lines that a tired person can read, none wider than a terminal need be."""
+"""The first screen: five lines that a tired person can read. All else is in the report."""
 
 from __future__ import annotations
 
 from porting.compare import Comparison, TensorComparison
-from porting.report.text import number, place, verdict
+from porting.report.text import cause, number, place, verdict
 
 _SHOWN_NAMES = 6
+_SHOWN_FAULTS = 2
 
 
 def summary_lines(comparison: Comparison) -> list[str]:
-    """The verdict, the first divergence or the largest difference, what is missing, where reports lie."""
+    """The verdict, the first divergence, its cause or the largest difference, what is missing, the report."""
     lines = [verdict(comparison)]
     first, worst = comparison.first_divergence, comparison.worst
     if first:
         lines += _where(first)
-    if worst:
-        lines.append(f"Largest difference: {number(worst.max_abs_diff)} in {worst.name}")
+    lines += _causes(comparison)
+    if worst and not first:
+        times = worst.max_abs_diff / worst.figures.floor if worst.figures and worst.figures.floor else None
+        noise = "" if times is None else f", {number(times)} times its noise floor"
+        lines.append(f"Largest difference: {number(worst.max_abs_diff)} in {worst.name}{noise}")
     for side, names in (
         ("original", comparison.unmatched_reference),
         ("port", comparison.unmatched_port),
@@ -30,12 +34,30 @@ def summary_lines(comparison: Comparison) -> list[str]:
 
 def _where(row: TensorComparison) -> list[str]:
     """Which tensor, where in it, and by how much."""
-    lines = [f"First divergence: {row.name}", f"  in the original: {row.reference_name}"]
+    lines = [f"First divergence: {row.name} (original: {row.reference_name})"]
+    values = f"original {number(row.reference)}, port {number(row.port)}"
+    at = f"at {place(row)}: " if row.index else ""
     if row.note:
         lines.append(f"  {row.note}")
-    if row.index:
-        lines.append(f"  largest at {place(row)}")
     if row.index or not row.note:
-        values = f"original {number(row.reference)}, port {number(row.port)}"
-        lines.append(f"  {values}, difference {number(row.max_abs_diff)}")
+        lines.append(f"  {at}{values}, difference {number(row.max_abs_diff)}")
+    return lines
+
+
+def _causes(comparison: Comparison) -> list[str]:
+    """The faults, the first few by name."""
+    faults = comparison.faults
+    if (
+        len(faults) == 1
+        and comparison.first_divergence
+        and faults[0].name == comparison.first_divergence.name
+    ):
+        return [f"Cause: {cause(faults[0])}"]
+    lines = [
+        f"Fault {i} of {len(faults)}: {fault.name}: {cause(fault)}"
+        for i, fault in enumerate(faults[:_SHOWN_FAULTS], 1)
+    ]
+    if comparison.findings and not faults and comparison.first_divergence:
+        unit = comparison.findings.unit
+        lines = [f"No tensor is wrong by itself: rounding (unit {unit:.2g}) explains every difference."]
     return lines

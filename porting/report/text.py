@@ -1,24 +1,38 @@
-"""The words that every report uses: the verdict in a sentence, a number, a place in a tensor."""
+"""The words that every report uses: the verdict in a sentence, a number, a place in a tensor, a fault."""
 
 from __future__ import annotations
 
 import math
 
 from porting.compare import DIVERGED, INCOMPLETE, MATCH, Comparison, TensorComparison
+from porting.findings import Fault
 
 
 def verdict(comparison: Comparison) -> str:
-    """One sentence."""
+    """One sentence: the first verdict, by the tolerance, and the second, by what rounding explains."""
     count = len(comparison.tensors)
+    own = sum(row.origin == "own" for row in comparison.tensors)
     if comparison.status == MATCH:
-        return f"MATCH: all {count} tensors agree within {comparison.atol:g}."
+        agree = f"all {count} tensors agree within {comparison.atol:g}"
+        if own:
+            return f"MATCH: {agree}, but rounding does not explain {own} of them."
+        return f"MATCH: {agree}{', and rounding explains the rest' if comparison.findings else ''}."
     if comparison.status == DIVERGED:
         bad = sum(row.status == DIVERGED for row in comparison.tensors)
-        return f"DIVERGED: {bad} of {count} tensors differ by more than {comparison.atol:g}."
+        which = f"; {own} {'is' if own == 1 else 'are'} wrong by {'itself' if own == 1 else 'themselves'}"
+        end = which if comparison.findings else ""
+        return f"DIVERGED: {bad} of {count} tensors differ by more than {comparison.atol:g}{end}."
     if comparison.status == INCOMPLETE:
         missing = len(comparison.unmatched_reference) + len(comparison.unmatched_port)
         return f"INCOMPLETE: {count} tensors agree, {missing} are there on one side only."
     return f"INVALID: the comparison cannot be trusted: {'; '.join(comparison.reasons)}."
+
+
+def cause(fault: Fault) -> str:
+    """Why, and whether that was verified."""
+    if fault.cause is None:
+        return f"unexplained (tried: {', '.join(fault.tried) or 'nothing fits such a tensor'})"
+    return f"{fault.cause.words} (verified)"
 
 
 def number(value: float) -> str:

@@ -27,6 +27,11 @@ def wrong_weights(site: Site) -> Iterator[Hypothesis]:
         elif not torch.equal(right.to(value), value):
             different[name] = right
     for name, right in different.items():
+        for dtype in (torch.bfloat16, torch.float16):
+            if torch.equal(right.to(dtype).double(), site.lab.parameters[name].detach().double()):
+                # One cause for all parameters that were stored so.
+                words = f"the port's weights are rounded to {str(dtype).removeprefix('torch.')}"
+                yield Hypothesis(Cause("rounding", words), _with(site, {name: right}))
         words = describe(site, site.lab.parameters[name].detach(), right, name)
         yield Hypothesis(Cause("weight", f"{name} {words}", name), _with(site, {name: right}))
     if len(different) > 1:
@@ -92,9 +97,6 @@ def describe(site: Site, value: Tensor, right: Tensor, name: str) -> str:
         order = _permutation(value, right, axis)
         if order is not None:
             return f"has its {('rows', 'columns')[axis] if value.ndim == 2 else 'elements'} {_pattern(order)}"
-    for dtype in (torch.bfloat16, torch.float16):
-        if torch.equal(right.to(dtype).double(), value):
-            return f"is rounded to {str(dtype).removeprefix('torch.')}"
     factor = float((value * right).sum() / right.square().sum())
     if torch.allclose(value, factor * right, rtol=1e-5, atol=0.0):
         return f"is {factor:.6g} times what the checkpoint holds"
