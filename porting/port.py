@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import torch
 
     from porting.diagnose.engine import Candidate
+    from porting.decoding import Decoding
     from porting.inputs import Inputs
 
 
@@ -66,6 +67,7 @@ class Port:
         config_files: file names to look for beside a checkpoint, the best first.
         extra_files: further JSON files of a model directory, by name.
         candidates: loads the causes of faults that only this architecture has; see `porting.diagnose`.
+        decoding: how it generates; None where there is nothing to generate, or nobody has said how.
     """
 
     name: str
@@ -86,6 +88,7 @@ class Port:
     model_types: tuple[str, ...] = ()
     extra_files: Callable[[Any], Mapping[str, Any]] = field(default=lambda _config: {})
     candidates: Callable[[], Sequence[Candidate]] = field(default=lambda: ())
+    decoding: Decoding | None = None
 
 
 @lru_cache(maxsize=1)

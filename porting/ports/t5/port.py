@@ -13,6 +13,7 @@ from porting.mapping import Shape
 from porting.port import Port, ResolvedConfig
 from porting.ports.t5.architecture import MODEL_TYPE
 from porting.ports.t5.config import REQUIRED, Config, config_from_json
+from porting.ports.t5.decoding import DECODING
 from porting.ports.t5.from_gin import config_from_gin
 from porting.ports.t5.infer import infer_config
 from porting.ports.t5.rules import recognises, rules
@@ -120,4 +121,5 @@ PORT = Port(
     check_inputs=check_ids,
     reference="porting.ports.t5.reference:run",
     reference_config=gin_from_config,
+    decoding=DECODING,
 )
