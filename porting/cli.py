@@ -18,7 +18,6 @@ import click
 
 from porting import __version__
 from porting.errors import EXIT_DIVERGED, EXIT_OK, EXIT_UNTRUSTED, PortingError
-from porting.noise import NARROW_TIMES, TIMES
 from porting.output import FORMATS, Output, file_size, table
 
 if TYPE_CHECKING:
@@ -136,6 +135,7 @@ Examples:
   compare-outputs t5-small/ converted/t5-small --inputs batch.npz --save-traces traces
   compare-outputs t5-small/ converted/t5-small --reference-trace traces/reference
   compare-outputs t5-small/ converted/t5-small --strict --format json | jq '.faults[].cause'
+  compare-outputs t5-small/ converted/t5-small --generate beam --num-beams 4 --max-new-tokens 24
 
 \b
 Exit codes: 0 every tensor within the tolerance, 1 a tensor diverged, 2 something given cannot be
@@ -173,11 +173,17 @@ or changes when it is listened to, NaN in the original).""",
     "--noise-times",
     type=float,
     help="How many times what rounding explains a tensor's own difference may be."
-    f"  [default: {TIMES:g}; {NARROW_TIMES:g} for bfloat16 and float16]",
+    "  [default: 32; 4 for bfloat16 and float16]",
 )
 @click.option(
     "--strict", is_flag=True, help="Exit with 1, too, where rounding does not explain a difference."
 )
+    "--generate",
+    type=click.Choice(["greedy", "beam"]),
+    help="Compare what both generate too, token by token.",
+)
+@click.option("--max-new-tokens", type=int, help="With --generate: how many at most.  [default: 32]")
+@click.option("--num-beams", type=int, help="With --generate beam.  [default: 4]")
 @_common
 def compare_outputs_command(
     source: str,

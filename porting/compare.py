@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from porting.errors import EXIT_DIVERGED, EXIT_OK, EXIT_UNTRUSTED
 from porting.findings import Fault, Findings, TapFigures, finite
 from porting.noise import UNITS
 from porting.trace import Trace, TracedTensor
+
+if TYPE_CHECKING:
+    from porting.generation import GenerationComparison
 
 SCHEMA_VERSION = 1
 MATCH, DIVERGED, INCOMPLETE, INVALID = "match", "diverged", "incomplete", "invalid"
@@ -97,6 +100,7 @@ class Comparison:
         findings: where differences are made, and why; None where no analysis was asked for.
         provenance: versions, hashes, command, inputs: what the verdict rests on.
         reports: paths of the reports written, by kind.
+        generation: what was generated on both sides, where that was asked for.
     """
 
     status: str
@@ -108,6 +112,7 @@ class Comparison:
     findings: Findings | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
     reports: Mapping[str, str] = field(default_factory=dict)
+    generation: GenerationComparison | None = None
 
     @property
     def first_divergence(self) -> TensorComparison | None:
@@ -141,6 +146,11 @@ class Comparison:
         """The same, with the paths of its reports."""
         return replace(self, reports=dict(reports))
 
+    def with_generation(self, generation: GenerationComparison) -> Comparison:
+        """The same, diverged if generation is; a comparison that cannot be trusted stays one."""
+        diverged = generation.status == DIVERGED and self.status != INVALID
+        return replace(self, generation=generation, status=DIVERGED if diverged else self.status)
+
     def to_json(self) -> dict[str, Any]:
         """As `compare-outputs --format json` prints it."""
         first, worst = self.first_divergence, self.worst
@@ -154,6 +164,7 @@ class Comparison:
             "unmatched": {"reference": list(self.unmatched_reference), "port": list(self.unmatched_port)},
             **(self.findings.to_json() if self.findings else {}),
             "reasons": list(self.reasons),
+            "generation": self.generation.to_json() if self.generation else None,
             "reports": dict(self.reports),
             "provenance": dict(self.provenance),
         }

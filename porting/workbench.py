@@ -18,7 +18,9 @@ from porting import __version__
 from porting.checkpoint import Checkpoint, open_checkpoint
 from porting.compare import INVALID, Comparison, TensorComparison, compare_traces
 from porting.convert import plan_conversion, resolve_config
+from porting.decoding import GenerationSettings, decode_with_reference, kept_decoding
 from porting.errors import InputError
+from porting.flips import check_generates, compare_kept_generation, decoding_of
 from porting.inputs import DEFAULT_RANDOM, Inputs, read_inputs
 from porting.mapping import Plan
 from porting.model_dir import load_model, read_config, stored_dtypes, weight_files
@@ -41,6 +43,9 @@ def run_reference(
     config: str | Path | None = None,
     seed: int = 0,
     save_to: str | Path | None = None,
+    generate: str | None = None,
+    max_new_tokens: int | None = None,
+    num_beams: int | None = None,
 ) -> Trace:
     """Run the original implementation on a checkpoint, in a process of its own.
 
@@ -55,6 +60,8 @@ def run_reference(
         config: as in `convert_checkpoint`.
         seed: of the random ids.
         save_to: where to write the trace; by default a temporary directory that lives as long as the trace.
+        generate: "greedy" or "beam": let the original decode too; the trace keeps what it says.
+        max_new_tokens, num_beams: 32 tokens and 4 beams by default.
 
     Raises:
         CheckpointError, ConfigError, MappingError: the checkpoint cannot be used; see `convert_checkpoint`.
@@ -69,18 +76,25 @@ def run_reference(
     if ids is None:
         ids = port.random_inputs(resolved.config, *DEFAULT_RANDOM, seed)
     port.check_inputs(resolved.config, ids)
+    settings = GenerationSettings.asked(generate, max_new_tokens, num_beams)
+    if settings:
+        decoding_of(port).check(resolved.config, ids, settings)
     text = resolved.original_text or port.reference_config(resolved.config, list(checkpoint.tensors))
     with tempfile.TemporaryDirectory(prefix="porting-inputs-") as folder:
         TraceWriter(Path(folder), ids).close({})
         kept = tempfile.TemporaryDirectory(prefix="porting-trace-") if save_to is None else None
         target = Path(kept.name) if kept else Path(str(save_to))
         TraceWriter(target, ids)  # fails here, clearly, rather than in the other process
+        original = {
+            "checkpoint": str(checkpoint.path.resolve()),
+            "gin": text,
+            "config": port.config_to_json(resolved.config),
+        }
+        decoded = decode_with_reference(decoding_of(port), settings, ids, original) if settings else None
         run_in_process(
             port.reference,
             {
-                "checkpoint": str(checkpoint.path.resolve()),
-                "gin": text,
-                "config": port.config_to_json(resolved.config),
+                **original,
                 "inputs": folder,
                 "trace": str(target.resolve()),
                 "metadata": {
@@ -88,6 +102,7 @@ def run_reference(
                     "config": port.config_to_json(resolved.config),
                     "config_origin": resolved.origin,
                     "checkpoint": _checkpoint_facts(checkpoint, plan),
+                    **({"generation": decoded} if decoded else {}),
                 },
             },
         )
@@ -108,6 +123,9 @@ def compare_outputs(
     checkpoint: str | Path | None = None,
     analyse: bool = True,
     noise_times: float | None = None,
+    generate: str | None = None,
+    max_new_tokens: int | None = None,
+    num_beams: int | None = None,
     command: str = "",
     on_stage: Callable[[str], None] = lambda _stage: None,
     on_row: Callable[[TensorComparison], None] = lambda _row: None,
@@ -131,6 +149,8 @@ def compare_outputs(
         analyse: find where differences are made, and why; see docs/diagnosis.md.
         noise_times: how many times its noise floor a tensor's own difference may be; by default 32, and 4 for
             bfloat16 and float16.
+        generate: "greedy" or "beam": compare what both generate too; a trace must have been made with it.
+        max_new_tokens, num_beams: as in `run_reference`; with a trace, by default the trace's own.
         command: the command line, for the report.
         on_stage, on_row: called as things happen, for progress.
 
@@ -139,9 +159,15 @@ def compare_outputs(
     """
     if not 0 <= atol < math.inf:
         raise InputError(f"The tolerance must be a number of at least 0, not {atol}.")
+    GenerationSettings.asked(generate, max_new_tokens, num_beams)
     # The model first: loading it takes a second, running the original takes long.
     module, model_facts = _load(model)
-    trace = _reference_trace(reference, inputs, config, seed, save_traces, on_stage)
+    if generate:
+        check_generates(module)
+    asked = {"generate": generate, "max_new_tokens": max_new_tokens, "num_beams": num_beams}
+    trace = _reference_trace(reference, inputs, config, seed, save_traces, on_stage, asked)
+    if generate:  # says now that the trace does not hold it, and not after the port has run
+        kept_decoding(trace.metadata, generate, max_new_tokens, num_beams)
     given = as_inputs(inputs)
     if given is not None and not _same_inputs(given, trace.inputs):
         raise InputError("The inputs given are not those that the reference trace was made with.")
@@ -170,7 +196,7 @@ def compare_outputs(
             "command": command,
             "porting": __version__,
             "platform": f"{platform.system()} {platform.machine()}, Python {sys.version.split()[0]}",
-            "reference": dict(trace.metadata),
+            "reference": {key: value for key, value in trace.metadata.items() if key != "generation"},
             "port": dict(port_trace.metadata),
             "inputs": _input_facts(trace.inputs),
         },
@@ -191,6 +217,12 @@ def compare_outputs(
             on_stage=on_stage,
         )
         comparison = comparison.with_findings(explanation.findings, explanation.reasons)
+    if generate:
+        on_stage("comparing what both generate")
+        how = (generate, max_new_tokens, num_beams)
+        comparison = comparison.with_generation(
+            compare_kept_generation(port, module, port_config, trace.inputs, trace.metadata, how)
+        )
     if report_dir is None:
         return comparison
     name = Path(model).resolve().name if isinstance(model, str | Path) else type(model).__name__
@@ -224,6 +256,7 @@ def _reference_trace(
     seed: int,
     save_traces: str | Path | None,
     on_stage: Callable[[str], None],
+    generation: Mapping[str, Any],
 ) -> Trace:
     if isinstance(reference, Trace):
         return reference
@@ -231,7 +264,7 @@ def _reference_trace(
         return read_trace(reference)
     on_stage("running the original")
     save_to = Path(save_traces) / "reference" if save_traces is not None else None
-    return run_reference(reference, inputs, config=config, seed=seed, save_to=save_to)
+    return run_reference(reference, inputs, config=config, seed=seed, save_to=save_to, **generation)
 
 
 def _checkpoint_of(reference: str | Path | Trace, given: str | Path | None) -> Checkpoint | None:

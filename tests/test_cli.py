@@ -230,3 +230,20 @@ def test_output_that_nobody_reads_is_no_error(tmp_path: Path) -> None:
     os.close(write)
     assert result.returncode == 141
     assert result.stderr == b""
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--max-new-tokens", "5"], "max_new_tokens: expected a method"),
+        (["--generate", "greedy", "--num-beams", "4"], "num_beams: expected none with greedy"),
+        (["--generate", "beam", "--max-new-tokens", "0"], "max_new_tokens: expected at least 1"),
+        (["--generate", "sample"], "'sample' is not one of 'greedy', 'beam'"),
+    ],
+)
+def test_options_of_generation_are_checked_before_anything_is_read(
+    options: list[str], expected: str, invoke: Invoke
+) -> None:
+    result = invoke("compare-outputs", "absent", "absent", *options)
+    assert result.exit_code == 2
+    assert expected in " ".join(result.output.split())

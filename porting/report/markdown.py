@@ -7,6 +7,7 @@ from typing import Any
 
 from porting.compare import Comparison, TensorComparison
 from porting.findings import Fault, Findings
+from porting.report.generation import generation_section
 from porting.report.text import cause, number, place, verdict
 
 _HOW_STRICT = """\
@@ -47,6 +48,8 @@ def _lines(comparison: Comparison, name: str) -> Iterator[str]:
             f" {number(worst.max_abs_diff)} would have passed; {comparison.atol:g} was asked for."
         )
         yield ""
+    if comparison.generation:
+        yield from generation_section(comparison.generation)
     for side, names in (
         ("the original", comparison.unmatched_reference),
         ("the port", comparison.unmatched_port),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from porting.compare import Comparison, TensorComparison
+from porting.report.generation import generation_lines
 from porting.report.text import cause, number, place, verdict
 
 _SHOWN_NAMES = 6
@@ -27,6 +28,8 @@ def summary_lines(comparison: Comparison) -> list[str]:
         if names:
             more = f" and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else ""
             lines.append(f"Only in the {side}: {', '.join(names[:_SHOWN_NAMES])}{more}")
+    if comparison.generation:
+        lines += generation_lines(comparison.generation)
     if comparison.reports:
         lines.append(f"Report: {comparison.reports.get('markdown', '')}")
     return lines

@@ -19,6 +19,8 @@ def verdict(comparison: Comparison) -> str:
         return f"MATCH: {agree}{', and rounding explains the rest' if comparison.findings else ''}."
     if comparison.status == DIVERGED:
         bad = sum(row.status == DIVERGED for row in comparison.tensors)
+        if not bad and comparison.generation:
+            return f"DIVERGED: all {count} tensors agree within {comparison.atol:g}, and generation does not."
         which = f"; {own} {'is' if own == 1 else 'are'} wrong by {'itself' if own == 1 else 'themselves'}"
         end = which if comparison.findings else ""
         return f"DIVERGED: {bad} of {count} tensors differ by more than {comparison.atol:g}{end}."
