@@ -26,8 +26,9 @@ from porting.capture import Run, run_tapped, to_numpy
 from porting.difference import distance
 from porting.findings import Remainder, TapFigures
 from porting.inputs import Inputs
-from porting.isolation import OnTensor, Originals, in_float64, moved, run_isolated
+from porting.isolation import OnTensor, Originals, moved, run_isolated
 from porting.noise import floor_of, times_for, times_the_floor
+from porting.rounding import in_float64
 from porting.tap import Tap
 from porting.trace import Trace
 

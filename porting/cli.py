@@ -178,6 +178,7 @@ or changes when it is listened to, NaN in the original).""",
 @click.option(
     "--strict", is_flag=True, help="Exit with 1, too, where rounding does not explain a difference."
 )
+@click.option(
     "--generate",
     type=click.Choice(["greedy", "beam"]),
     help="Compare what both generate too, token by token.",

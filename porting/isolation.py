@@ -7,8 +7,7 @@ before it and this one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -118,20 +117,3 @@ def moved(value: torch.Tensor, unit: float, hidden_below: float | None, seed: in
     signs = torch.randint(0, 2, value.shape, generator=generator).to(value) * 2 - 1
     changed = value * (1 + unit * signs)
     return changed if hidden_below is None else torch.where(value <= hidden_below, value, changed)
-
-
-@contextmanager
-def in_float64(model: torch.nn.Module) -> Iterator[None]:
-    """The model's floating parameters and buffers widened to float64 while the block runs.
-
-    They are widened in place, which float32, bfloat16 and float16 survive to the last bit.
-    """
-    tensors: Mapping[str, torch.Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    kept = {name: tensor.dtype for name, tensor in tensors.items() if tensor.is_floating_point()}
-    try:
-        for name in kept:
-            tensors[name].data = tensors[name].data.double()
-        yield
-    finally:
-        for name, dtype in kept.items():
-            tensors[name].data = tensors[name].data.to(dtype)

@@ -32,7 +32,7 @@ def rounding_noise(module: nn.Module, run: Callable[[nn.Module], Tensor]) -> tup
     """
     with torch.no_grad():
         own = run(module).double()
-        with _in_float64(module):
+        with in_float64(module):
             noise = (run(module).double() - own).abs().amax(-1)
         moved = torch.zeros_like(noise)
         for seed in range(_NUDGES):
@@ -42,7 +42,7 @@ def rounding_noise(module: nn.Module, run: Callable[[nn.Module], Tensor]) -> tup
 
 
 @contextmanager
-def _in_float64(module: nn.Module) -> Iterator[None]:
+def in_float64(module: nn.Module) -> Iterator[None]:
     """The module computes in float64 while the block runs, where it asks for float32 too.
 
     In place, not in a copy: a module under development may refer to itself in ways that copying breaks.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from porting.ports.t5.architecture import Place
 from porting.ports.t5.context import StackContext, Visibility
 from porting.ports.t5.layer_specs import AttentionSpec, TalkingHeadsSpec, is_self_attention, size
-from porting.ports.t5.layers import Tap, wide
+from porting.ports.t5.layers import Tap
 from porting.ports.t5.relative_positions import ContextualAttentionBias, RelativeAttentionBias
 
 
@@ -166,7 +166,7 @@ class T5Attention(BiasedAttention):
 
     def _explicit(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
         """softmax(q k^T + bias) v, all [b, h, ., k], step by step as in the original."""
-        scores = wide(q) @ wide(k).transpose(-1, -2)  # [b, h, l, m]
+        scores = q.float() @ k.float().transpose(-1, -2)  # [b, h, l, m]
         if bias is not None:
             scores = scores + bias
         weights = self.weights(softmax(self.scores(scores)))

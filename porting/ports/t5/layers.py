@@ -63,11 +63,6 @@ class Tap(nn.Identity):
         return bool(self._forward_hooks)
 
 
-def wide(x: Tensor) -> Tensor:
-    """In float32, where Mesh computes in float32 whatever the weights are; float64 stays as it is."""
-    return x if x.dtype == torch.float64 else x.float()
-
-
 class TokenEmbedding(nn.Embedding):
     """Embeds token ids [b, l] -> [b, l, d], scaled by d_model**0.5 if `scaled`."""
 
@@ -91,8 +86,9 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[b, l, d] -> [b, l, d]. The mean square is taken in float32."""
-        variance = wide(x).square().mean(-1, keepdim=True)
-        return (wide(x) * torch.rsqrt(variance + self.epsilon)).to(x.dtype) * self.weight
+        wide = x.float()
+        variance = wide.square().mean(-1, keepdim=True)
+        return (wide * torch.rsqrt(variance + self.epsilon)).to(x.dtype) * self.weight
 
 
 class MaskPadding(nn.Module):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from porting.ports.t5.context import StackContext
 from porting.ports.t5.layer_specs import MixtureSpec
-from porting.ports.t5.layers import T5FeedForward, Tap, wide
+from porting.ports.t5.layers import T5FeedForward, Tap
 from porting.ports.t5.routing import Routing, route
 
 
@@ -29,7 +29,7 @@ class Router(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[g, s, width] -> [g, s, e]"""
-        logits: Tensor = self.logits(F.linear(wide(x), wide(self.classifier.weight)))
+        logits: Tensor = self.logits(F.linear(x.float(), self.classifier.weight.float()))
         return logits
 
 
@@ -60,7 +60,7 @@ class MixtureOfExperts(nn.Module):
         real = x.new_ones(x.shape[:2]) if ids is None else ids != 0
         tokens = x.reshape(number, size, d)
         logits = self.router(self._seen(tokens, context.token_embeddings.reshape(number, size, d)))
-        routing = route(self.spec, logits, wide(real.reshape(number, size)), self.spec.capacity(size))
+        routing = route(self.spec, logits, real.reshape(number, size).float(), self.spec.capacity(size))
         context.losses.append(routing.loss * self.spec.loss_coef)
         return self._through_experts(tokens, routing).reshape(x.shape)
 

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from porting.ports.t5.architecture import StackSpec
 from porting.ports.t5.config import Config
 from porting.ports.t5.generation import continue_sequences, generate
-from porting.ports.t5.layers import Tap, TokenEmbedding, wide
+from porting.ports.t5.layers import Tap, TokenEmbedding
 from porting.ports.t5.positions import inputs_region
 from porting.ports.t5.sharing import share_parameters
 from porting.ports.t5.stack import Memory, T5Stack
@@ -193,7 +193,7 @@ class T5Model(nn.Module):
             labels: [b, l], 0 at padding.
         """
         each = F.cross_entropy(
-            wide(logits).flatten(0, 1),
+            logits.float().flatten(0, 1),
             labels.flatten(),
             reduction="none",
             label_smoothing=self.config.label_smoothing,

@@ -13,7 +13,7 @@ from porting.ports.t5.architecture import Place
 from porting.ports.t5.attention import BiasedAttention, softmax
 from porting.ports.t5.context import StackContext
 from porting.ports.t5.layer_specs import Dims, TalkingHeadsSpec, kernel_dims, size
-from porting.ports.t5.layers import Tap, wide
+from porting.ports.t5.layers import Tap
 
 
 class HeadsProjection(nn.Module):
@@ -82,7 +82,7 @@ class TalkingHeadsAttention(BiasedAttention):
         scores = self._project("logits", q @ k.transpose(-1, -2), x, memory)
         if (bias := self.score_bias(self.held_bias(context), context)) is not None:
             scores = scores + bias
-        weights = self.softmax(softmax(self.scores(wide(scores)))).to(v.dtype)
+        weights = self.softmax(softmax(self.scores(scores.float()))).to(v.dtype)
         attended = self.attended(self._project("weights", weights, x, memory) @ v)
         output: Tensor = self.o(attended.transpose(1, 2).flatten(2))
         return output
