@@ -51,7 +51,7 @@ def capture(
     writer = TraceWriter(path, inputs)
 
     def write(tap: Tap, value: torch.Tensor) -> None:
-        array = to_numpy(value)
+        array = to_numpy(value, copy=False)  # on disk before anything can change it
         writer.add(
             tap.name,
             array.reshape(tap.unfolded_shape(array.shape)),
@@ -176,10 +176,15 @@ class _Hook:
         return (replacement, *output[1:])
 
 
-def to_numpy(value: torch.Tensor) -> np.ndarray:
-    """A float32 copy on the host; bfloat16 and float16 widen exactly, float64 stays as it is."""
+def to_numpy(value: torch.Tensor, *, copy: bool = True) -> np.ndarray:
+    """In float32 on the host; bfloat16 and float16 widen exactly, float64 stays as it is.
+
+    Args:
+        value: any floating dtype.
+        copy: False may share memory with the tensor, which the model may still change in place.
+    """
     value = value.detach().cpu()
     if value.dtype in (torch.bfloat16, torch.float16):
         value = value.float()
-    array: np.ndarray = value.numpy().copy()
-    return array
+    array: np.ndarray = value.numpy()
+    return array.copy() if copy else array

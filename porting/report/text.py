@@ -34,7 +34,7 @@ def cause(fault: Fault) -> str:
     """Why, and whether that was verified."""
     if fault.cause is None:
         return f"unexplained (tried: {', '.join(fault.tried) or 'nothing fits such a tensor'})"
-    return f"{fault.cause.words} (verified)"
+    return f"{fault.cause.words.removeprefix(f'{fault.name}.')} (verified)"
 
 
 def number(value: float) -> str:
