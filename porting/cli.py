@@ -136,6 +136,7 @@ Examples:
   compare-outputs t5-small/ converted/t5-small --reference-trace traces/reference
   compare-outputs t5-small/ converted/t5-small --strict --format json | jq '.faults[].cause'
   compare-outputs t5-small/ converted/t5-small --generate beam --num-beams 4 --max-new-tokens 24
+  compare-outputs t5-small/ converted/t5-small --search 20
 
 \b
 Exit codes: 0 every tensor within the tolerance, 1 a tensor diverged, 2 something given cannot be
@@ -156,6 +157,19 @@ or changes when it is listened to, NaN in the original).""",
 @click.option("--config", type=click.Path(), help="The original's config, as in convert-checkpoint.")
 @click.option(
     "--report-dir", type=click.Path(), default="reports", show_default=True, help="Where reports are written."
+)
+@click.option(
+    "--search",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Try N further inputs chosen to hurt; shrink one that fails, and write a test of it.",
+)
+@click.option(
+    "--search-budget",
+    type=click.FloatRange(min=0, min_open=True),
+    default=300.0,
+    show_default=True,
+    help="Seconds for the search.",
 )
 @click.option("--save-traces", type=click.Path(), help="Keep both traces, in DIR/reference and DIR/port.")
 @click.option(
@@ -193,6 +207,7 @@ def compare_outputs_command(
     random_shape: str | None,
     seed: int,
     reference_trace: str | None,
+    search: int | None,
     style: str,
     debug: bool,
     strict: bool,
@@ -228,6 +243,7 @@ def compare_outputs_command(
                 inputs,
                 seed=seed,
                 checkpoint=checkpoint,
+                search=search or 0,
                 command=shlex.join(["compare-outputs", *sys.argv[1:]]),
                 on_stage=progress.stage,
                 on_row=lambda _row: progress.advance(),

@@ -21,6 +21,7 @@ from porting.trace import Trace, TracedTensor
 
 if TYPE_CHECKING:
     from porting.generation import GenerationComparison
+    from porting.search import SearchResult
 
 SCHEMA_VERSION = 1
 MATCH, DIVERGED, INCOMPLETE, INVALID = "match", "diverged", "incomplete", "invalid"
@@ -101,6 +102,7 @@ class Comparison:
         provenance: versions, hashes, command, inputs: what the verdict rests on.
         reports: paths of the reports written, by kind.
         generation: what was generated on both sides, where that was asked for.
+        search: what a search for further inputs found; None if there was none.
     """
 
     status: str
@@ -113,6 +115,7 @@ class Comparison:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     reports: Mapping[str, str] = field(default_factory=dict)
     generation: GenerationComparison | None = None
+    search: SearchResult | None = None
 
     @property
     def first_divergence(self) -> TensorComparison | None:
@@ -151,6 +154,10 @@ class Comparison:
         diverged = generation.status == DIVERGED and self.status != INVALID
         return replace(self, generation=generation, status=DIVERGED if diverged else self.status)
 
+    def with_search(self, search: SearchResult) -> Comparison:
+        """The same, with what a search found: where all agreed, its status is the search's."""
+        return replace(self, search=search, status=search.status if self.status == MATCH else self.status)
+
     def to_json(self) -> dict[str, Any]:
         """As `compare-outputs --format json` prints it."""
         first, worst = self.first_divergence, self.worst
@@ -165,6 +172,7 @@ class Comparison:
             **(self.findings.to_json() if self.findings else {}),
             "reasons": list(self.reasons),
             "generation": self.generation.to_json() if self.generation else None,
+            "search": self.search.to_json() if self.search else None,
             "reports": dict(self.reports),
             "provenance": dict(self.provenance),
         }

@@ -7,7 +7,7 @@ only inside the functions that need it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.metadata import entry_points
@@ -68,6 +68,10 @@ class Port:
         extra_files: further JSON files of a model directory, by name.
         candidates: loads the causes of faults that only this architecture has; see `porting.diagnose`.
         decoding: how it generates; None where there is nothing to generate, or nobody has said how.
+        revealing_inputs: inputs chosen to hurt, with labels, without end; None: what hurts any model of token
+            ids, up to the config's `vocab_size`.
+        fit_inputs: cuts and completes ids so that the model of a config can read them; ids that it can read
+            stay as they are.
     """
 
     name: str
@@ -89,6 +93,8 @@ class Port:
     extra_files: Callable[[Any], Mapping[str, Any]] = field(default=lambda _config: {})
     candidates: Callable[[], Sequence[Candidate]] = field(default=lambda: ())
     decoding: Decoding | None = None
+    revealing_inputs: Callable[[Any], Iterator[tuple[str, Inputs]]] | None = None
+    fit_inputs: Callable[[Any, Inputs], Inputs] = field(default=lambda _config, inputs: inputs)
 
 
 @lru_cache(maxsize=1)

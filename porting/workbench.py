@@ -6,29 +6,29 @@ import hashlib
 import math
 import platform
 import sys
-import tempfile
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from porting import __version__
 from porting.checkpoint import Checkpoint, open_checkpoint
 from porting.compare import INVALID, Comparison, TensorComparison, compare_traces
-from porting.convert import plan_conversion, resolve_config
-from porting.decoding import GenerationSettings, decode_with_reference, kept_decoding
+from porting.decoding import GenerationSettings, kept_decoding
 from porting.errors import InputError
-from porting.flips import check_generates, compare_kept_generation, decoding_of
+from porting.flips import check_generates, compare_kept_generation
 from porting.inputs import DEFAULT_RANDOM, Inputs, read_inputs
-from porting.mapping import Plan
 from porting.model_dir import load_model, read_config, stored_dtypes, weight_files
 from porting.noise import UNITS
+from porting.original import Original
 from porting.port import Port, port_named
-from porting.references.process import run_in_process
 from porting.report import write_reports
-from porting.trace import Trace, TraceWriter, read_trace
+from porting.reproduce import write_test
+from porting.search import DEFAULT_BUDGET, differs
+from porting.search_port import require_checkpoint, search_port
+from porting.trace import Trace, read_trace
 
 if TYPE_CHECKING:
     import torch
@@ -68,46 +68,12 @@ def run_reference(
         InputError: the inputs cannot be used.
         ReferenceRunError: the original cannot be run here, or failed.
     """
-    checkpoint = open_checkpoint(source)
-    port, resolved = resolve_config(checkpoint, config)
-    # Says clearly what the original would stumble over.
-    plan = plan_conversion(port, resolved.config, checkpoint)
-    ids = as_inputs(inputs)
-    if ids is None:
-        ids = port.random_inputs(resolved.config, *DEFAULT_RANDOM, seed)
-    port.check_inputs(resolved.config, ids)
     settings = GenerationSettings.asked(generate, max_new_tokens, num_beams)
-    if settings:
-        decoding_of(port).check(resolved.config, ids, settings)
-    text = resolved.original_text or port.reference_config(resolved.config, list(checkpoint.tensors))
-    with tempfile.TemporaryDirectory(prefix="porting-inputs-") as folder:
-        TraceWriter(Path(folder), ids).close({})
-        kept = tempfile.TemporaryDirectory(prefix="porting-trace-") if save_to is None else None
-        target = Path(kept.name) if kept else Path(str(save_to))
-        TraceWriter(target, ids)  # fails here, clearly, rather than in the other process
-        original = {
-            "checkpoint": str(checkpoint.path.resolve()),
-            "gin": text,
-            "config": port.config_to_json(resolved.config),
-        }
-        decoded = decode_with_reference(decoding_of(port), settings, ids, original) if settings else None
-        run_in_process(
-            port.reference,
-            {
-                **original,
-                "inputs": folder,
-                "trace": str(target.resolve()),
-                "metadata": {
-                    "port": port.name,
-                    "config": port.config_to_json(resolved.config),
-                    "config_origin": resolved.origin,
-                    "checkpoint": _checkpoint_facts(checkpoint, plan),
-                    **({"generation": decoded} if decoded else {}),
-                },
-            },
-        )
-    trace = read_trace(target)
-    return Trace(trace.path, trace.tensors, trace.inputs, trace.metadata, kept)
+    with Original(source, config) as original:
+        ids = as_inputs(inputs)
+        if ids is None:
+            ids = original.port.random_inputs(original.config, *DEFAULT_RANDOM, seed)
+        return original.run(ids, save_to, settings)
 
 
 def compare_outputs(
@@ -127,6 +93,9 @@ def compare_outputs(
     max_new_tokens: int | None = None,
     num_beams: int | None = None,
     command: str = "",
+    search: int = 0,
+    search_budget: float = DEFAULT_BUDGET,
+    failing: Callable[[Comparison], bool] = differs,
     on_stage: Callable[[str], None] = lambda _stage: None,
     on_row: Callable[[TensorComparison], None] = lambda _row: None,
 ) -> Comparison:
@@ -152,6 +121,9 @@ def compare_outputs(
         generate: "greedy" or "beam": compare what both generate too; a trace must have been made with it.
         max_new_tokens, num_beams: as in `run_reference`; with a trace, by default the trace's own.
         command: the command line, for the report.
+        search: try so many further inputs, chosen to hurt, and shrink one that fails; see `porting.search`.
+        search_budget: seconds for the search.
+        failing: what counts as failing in the search.
         on_stage, on_row: called as things happen, for progress.
 
     Raises:
@@ -160,6 +132,8 @@ def compare_outputs(
     if not 0 <= atol < math.inf:
         raise InputError(f"The tolerance must be a number of at least 0, not {atol}.")
     GenerationSettings.asked(generate, max_new_tokens, num_beams)
+    if search:
+        require_checkpoint(reference)
     # The model first: loading it takes a second, running the original takes long.
     module, model_facts = _load(model)
     if generate:
@@ -223,9 +197,34 @@ def compare_outputs(
         comparison = comparison.with_generation(
             compare_kept_generation(port, module, port_config, trace.inputs, trace.metadata, how)
         )
+    name = Path(model).resolve().name if isinstance(model, str | Path) else type(model).__name__
+    if search:
+        with Original(cast("str | Path", reference), config) as original:
+            found = search_port(
+                original,
+                port_config,
+                module,
+                comparison,
+                trace.inputs,
+                count=search,
+                budget=search_budget,
+                failing=failing,
+                on_stage=on_stage,
+            )
+        if found.shrunk and report_dir is not None and isinstance(model, str | Path):
+            file = write_test(
+                found.shrunk.failure,
+                Path(report_dir),
+                name,
+                source=str(reference),
+                model_dir=str(model),
+                config=None if config is None else str(config),
+                atol=atol,
+            )
+            found = found.with_test_file(str(file))
+        comparison = comparison.with_search(found)
     if report_dir is None:
         return comparison
-    name = Path(model).resolve().name if isinstance(model, str | Path) else type(model).__name__
     return write_reports(comparison, Path(report_dir), name)
 
 
@@ -296,18 +295,6 @@ def _config_of(port: Port, module: Any, trace: Trace) -> Any:
 def _same_inputs(one: Inputs, other: Inputs) -> bool:
     ours, theirs = one.arrays(), other.arrays()
     return ours.keys() == theirs.keys() and all(np.array_equal(ours[k], theirs[k]) for k in ours)
-
-
-def _checkpoint_facts(checkpoint: Checkpoint, plan: Plan) -> dict[str, Any]:
-    """The index's hash identifies the contents: it holds every tensor's own checksum."""
-    index = checkpoint.files[0]
-    weights = (checkpoint.tensors[source] for entry in plan.entries for source in entry.sources)
-    return {
-        "name": checkpoint.path.name,
-        "format": checkpoint.format,
-        "dtypes": sorted({weight.dtype.name for weight in weights}),
-        "sha256": {index.name: _sha256(index)},
-    }
 
 
 def _stored_unit(model: Mapping[str, Any], trace: Trace) -> float | None:

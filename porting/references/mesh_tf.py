@@ -13,7 +13,7 @@ import os
 import re
 import sys
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -185,36 +185,47 @@ class Feed:
 
 
 def import_feed(mesh: Mesh, mtf_mesh: Any, feed: Feed) -> Any:
-    """An mtf.Tensor of the given ids."""
+    """An mtf.Tensor of the given ids, as a constant of the graph."""
     constant = mesh.tf.constant(np.asarray(feed.values, np.int32), name=feed.name)
     return mesh.mtf.import_tf_tensor(mtf_mesh, constant, shape=mesh.mtf.Shape(list(feed.dims)))
 
 
-class Session:
-    """A lowered Mesh graph on one CPU device, with a checkpoint's weights in its variables.
+@dataclass
+class Placeholders:
+    """In place of `import_feed`: other ids of the same shapes can be fed into the graph at each run."""
 
-    Example:
-        with Session(mesh, graph, mtf_mesh, checkpoint="model.ckpt-1000") as session:
-            logits, = session.run([logits_tensor])
+    tensors: dict[str, Any] = field(default_factory=dict)  # by feed name
+
+    def __call__(self, mesh: Mesh, mtf_mesh: Any, feed: Feed) -> Any:
+        """An mtf.Tensor of the feed's shape."""
+        placeholder = mesh.tf.placeholder(mesh.tf.int32, feed.values.shape, name=feed.name)
+        self.tensors[feed.name] = placeholder
+        return mesh.mtf.import_tf_tensor(mtf_mesh, placeholder, shape=mesh.mtf.Shape(list(feed.dims)))
+
+
+class Weights:
+    """A checkpoint's weights in TensorFlow's variables, read once for all the graphs that share them.
+
+    Graphs share variables where they are built in one tf.Graph, within `variable_scope("", AUTO_REUSE)`.
     """
 
-    def __init__(self, mesh: Mesh, graph: Any, mtf_mesh: Any, checkpoint: Path) -> None:
-        self._mesh = mesh
-        implementation = mesh.mtf.placement_mesh_impl.PlacementMeshImpl(shape=[], layout={}, devices=[""])
-        self._lowering = mesh.mtf.Lowering(graph, {mtf_mesh: implementation})
-        self._session = mesh.tf.Session(config=_plain_execution(mesh.tf))
-        self._restore(checkpoint)
+    def __init__(self, mesh: Mesh, checkpoint: Path) -> None:
+        self._mesh, self._checkpoint = mesh, checkpoint
+        self._restored: set[str] = set()
+        self.session = mesh.tf.Session(config=_plain_execution(mesh.tf))
 
-    def _restore(self, checkpoint: Path) -> None:
-        """Assign every variable from the checkpoint, read by TensorFlow itself.
+    def restore(self) -> None:
+        """Assign every variable that is new from the checkpoint, read by TensorFlow itself.
 
         Weights are widened to float32 (exact for bfloat16 and float16), so that the original computes
         in float32 whatever it was stored in.
         """
         tf = self._mesh.tf
-        reader = tf.train.load_checkpoint(str(checkpoint))
+        variables = [v for v in tf.global_variables() if v.op.name not in self._restored]
+        if not variables:
+            return
+        reader = tf.train.load_checkpoint(str(self._checkpoint))
         stored = reader.get_variable_to_shape_map()
-        variables = tf.global_variables()
         missing = sorted(v.op.name for v in variables if v.op.name not in stored)
         if missing:
             raise ReferenceRunError(
@@ -231,8 +242,8 @@ class Session:
                     f"the checkpoint holds {value.shape}.",
                     remedy="The operative_config.gin used here does not belong to this checkpoint.",
                 )
-            variable.load(value, self._session)
-        self._session.run(self._lowering.copy_masters_to_slices())
+            variable.load(value, self.session)
+            self._restored.add(variable.op.name)
 
     def _read(self, reader: Any, name: str) -> np.ndarray:
         try:
@@ -244,13 +255,39 @@ class Session:
                 remedy="Copy the checkpoint's files again.",
             ) from error
 
+
+class Session:
+    """A lowered Mesh graph on one CPU device, with a checkpoint's weights in its variables.
+
+    Example:
+        with Session(mesh, graph, mtf_mesh, Path("model.ckpt-1000")) as session:
+            logits, = session.run([logits_tensor])
+    """
+
+    def __init__(self, mesh: Mesh, graph: Any, mtf_mesh: Any, checkpoint: Path | Weights) -> None:
+        implementation = mesh.mtf.placement_mesh_impl.PlacementMeshImpl(shape=[], layout={}, devices=[""])
+        self._lowering = mesh.mtf.Lowering(graph, {mtf_mesh: implementation})
+        self._weights = checkpoint if isinstance(checkpoint, Weights) else Weights(mesh, checkpoint)
+        self._session = self._weights.session
+        self._exported: dict[Any, Any] = {}
+        self._weights.restore()
+        self._session.run(self._lowering.copy_masters_to_slices())
+
     def export(self, tensor: Any) -> Any:
         """The tf.Tensor of an mtf.Tensor."""
-        return self._lowering.export_to_tf_tensor(tensor)
+        if tensor not in self._exported:
+            self._exported[tensor] = self._lowering.export_to_tf_tensor(tensor)
+        return self._exported[tensor]
 
-    def run(self, tensors: Sequence[Any]) -> list[np.ndarray]:
-        """Values of mtf tensors, computed in one run, in each tensor's own dimension order."""
-        values: list[np.ndarray] = self._session.run([self.export(t) for t in tensors])
+    def run(self, tensors: Sequence[Any], feeds: Mapping[Any, np.ndarray] | None = None) -> list[np.ndarray]:
+        """Values of mtf tensors, computed in one run, in each tensor's own dimension order.
+
+        Args:
+            tensors: mtf.Tensor each.
+            feeds: values of placeholders (tf.Tensor).
+        """
+        fetched = [self.export(t) for t in tensors]
+        values: list[np.ndarray] = self._session.run(fetched, feed_dict=feeds)
         return values
 
     def __enter__(self) -> Session:

@@ -1,28 +1,47 @@
-"""What runs in the reference process: python -m porting.references.worker module:function FOLDER."""
+"""What runs in the reference process: python -m porting.references.worker module:function.
+
+A line of JSON on stdin is a request, a line on stdout its answer: {"error": null}, or what went wrong.
+"""
 
 from __future__ import annotations
 
 import importlib
 import json
+import os
+import queue
 import sys
-from pathlib import Path
+import threading
+from typing import IO
 
 from porting.errors import PortingError
-from porting.references.process import ERROR_FILE
 
 
-def main(target: str, folder: str) -> int:
-    """Call the target with the request in the folder; leave an error there if it raises ours."""
-    module, _, function = target.partition(":")
-    request = json.loads((Path(folder) / "request.json").read_text(encoding="utf-8"))
-    try:
-        getattr(importlib.import_module(module), function)(request)
-    except PortingError as error:
-        content = {"message": str(error).removesuffix(error.remedy).rstrip(), "remedy": error.remedy}
-        (Path(folder) / ERROR_FILE).write_text(json.dumps(content), encoding="utf-8")
-        return 1
-    return 0
+def main(target: str) -> None:
+    """Call the target with each request, until there are no more."""
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    # Whatever the original prints, from C++ too, must not be taken for an answer.
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    requests: queue.Queue[str] = queue.Queue()
+    threading.Thread(target=_read, args=(sys.stdin, requests), daemon=True).start()
+    module, _, name = target.partition(":")
+    while True:
+        request = json.loads(requests.get())
+        error = None
+        try:
+            getattr(importlib.import_module(module), name)(request)
+        except PortingError as problem:
+            message = str(problem).removesuffix(problem.remedy).rstrip()
+            error = {"message": message, "remedy": problem.remedy}
+        answers.write(json.dumps({"error": error}) + "\n")
+        answers.flush()
+
+
+def _read(lines: IO[str], requests: queue.Queue[str]) -> None:
+    """Hand on the lines; where they end nobody waits for an answer any more, not even for one begun."""
+    for line in lines:
+        requests.put(line)
+    os._exit(0)
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    main(*sys.argv[1:])

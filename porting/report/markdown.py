@@ -8,6 +8,7 @@ from typing import Any
 from porting.compare import Comparison, TensorComparison
 from porting.findings import Fault, Findings
 from porting.report.generation import generation_section
+from porting.report.search import search_section
 from porting.report.text import cause, number, place, verdict
 
 _HOW_STRICT = """\
@@ -50,6 +51,8 @@ def _lines(comparison: Comparison, name: str) -> Iterator[str]:
         yield ""
     if comparison.generation:
         yield from generation_section(comparison.generation)
+    if comparison.search:
+        yield from search_section(comparison.search)
     for side, names in (
         ("the original", comparison.unmatched_reference),
         ("the port", comparison.unmatched_port),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from porting.compare import Comparison, TensorComparison
 from porting.report.generation import generation_lines
+from porting.report.search import search_lines
 from porting.report.text import cause, number, place, verdict
 
 _SHOWN_NAMES = 6
@@ -30,6 +31,8 @@ def summary_lines(comparison: Comparison) -> list[str]:
             lines.append(f"Only in the {side}: {', '.join(names[:_SHOWN_NAMES])}{more}")
     if comparison.generation:
         lines += generation_lines(comparison.generation)
+    if comparison.search:
+        lines += search_lines(comparison.search)
     if comparison.reports:
         lines.append(f"Report: {comparison.reports.get('markdown', '')}")
     return lines

@@ -17,6 +17,12 @@ def verdict(comparison: Comparison) -> str:
         if own:
             return f"MATCH: {agree}, but rounding does not explain {own} of them."
         return f"MATCH: {agree}{', and rounding explains the rest' if comparison.findings else ''}."
+    if comparison.search and comparison.search.failing and not _fails_itself(comparison):
+        failing, tried = len(comparison.search.failing), comparison.search.tried
+        return (
+            f"{comparison.status.upper()}: {failing} of {tried} inputs that the search tried fail;"
+            f" on the first inputs all {count} tensors agree within {comparison.atol:g}."
+        )
     if comparison.status == DIVERGED:
         bad = sum(row.status == DIVERGED for row in comparison.tensors)
         if not bad and comparison.generation:
@@ -35,6 +41,12 @@ def cause(fault: Fault) -> str:
     if fault.cause is None:
         return f"unexplained (tried: {', '.join(fault.tried) or 'nothing fits such a tensor'})"
     return f"{fault.cause.words.removeprefix(f'{fault.name}.')} (verified)"
+
+
+def _fails_itself(comparison: Comparison) -> bool:
+    """Whether it would not be a match without a search."""
+    unmatched = comparison.unmatched_reference or comparison.unmatched_port
+    return bool(comparison.reasons or unmatched or any(row.status != MATCH for row in comparison.tensors))
 
 
 def number(value: float) -> str:

@@ -16,6 +16,7 @@ from porting.ports.t5.config import REQUIRED, Config, config_from_json
 from porting.ports.t5.decoding import DECODING
 from porting.ports.t5.from_gin import config_from_gin
 from porting.ports.t5.infer import infer_config
+from porting.ports.t5.revealing import fit_ids, revealing_ids
 from porting.ports.t5.rules import recognises, rules
 from porting.ports.t5.spelling import spelling
 from porting.ports.t5.taps import taps
@@ -119,6 +120,8 @@ PORT = Port(
     taps=taps,
     random_inputs=random_ids,
     check_inputs=check_ids,
+    revealing_inputs=revealing_ids,
+    fit_inputs=fit_ids,
     reference="porting.ports.t5.reference:run",
     reference_config=gin_from_config,
     decoding=DECODING,

@@ -5,7 +5,10 @@ Runs in the reference process.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +21,11 @@ from porting.ports.t5.taps import MASKED_BELOW
 from porting.references.mesh_tf import (
     Feed,
     Mesh,
+    Placeholders,
+    Record,
     Recorder,
     Session,
+    Weights,
     dimension_names,
     import_feed,
     import_mesh_tensorflow,
@@ -27,53 +33,106 @@ from porting.references.mesh_tf import (
 )
 from porting.trace import TraceWriter, read_trace
 
+# TensorFlow graphs only grow; after so many shapes a fresh one costs less than what has gathered.
+_MOST_SHAPES = 32
+
 
 def run(request: Mapping[str, Any]) -> None:
     """Run the original on a checkpoint and write a trace.
+
+    What was built is kept for the next request: of the same model, ids of the same shapes cost a run of the
+    graph and no more, other shapes a graph but no reading of weights.
 
     Args:
         request: `checkpoint` (prefix), `gin` (config text), `config` (config.json's contents), `inputs` (a
             directory with a trace's inputs), `trace` (where to write), `metadata` (to write along).
     """
-    mesh = import_mesh_tensorflow()
-    parse_gin(mesh, request["gin"])
     inputs = read_trace(request["inputs"]).inputs
-    model = build_from_config(mesh, request["config"])
-    graph = mesh.mtf.Graph()
-    mtf_mesh = mesh.mtf.Mesh(graph, "mesh")
-    recorder = Recorder()
-    with tapped(mesh, model, recorder):
-        logits, loss = call(mesh, mtf_mesh, model, inputs)
-    recorder.add("logits", "logits", logits)
-    recorder.add("loss", "loss", loss)
+    original = _original(request["checkpoint"], request["gin"], json.dumps(request["config"]))
+    original.trace(inputs, TraceWriter(Path(request["trace"]), inputs), request["metadata"])
 
-    with Session(mesh, graph, mtf_mesh, Path(request["checkpoint"])) as session:
-        tensors = [record.tensor for record in recorder.records]
-        values = session.run(tensors)
-        again = session.run([logits, loss])
-    writer = TraceWriter(Path(request["trace"]), inputs)
-    for record, value in zip(recorder.records, values, strict=True):
-        hidden_below = MASKED_BELOW if record.name.endswith(".scores") else None
-        names, array = _without_replicas(dimension_names(record.tensor), np.asarray(value, np.float32))
-        writer.add(
-            record.name,
-            array,
-            names,
-            original_name=record.original_name,
-            hidden_below=hidden_below,
+
+@lru_cache(maxsize=1)  # gin's bindings are the whole process's
+def _original(checkpoint: str, gin: str, config: str) -> Original:
+    mesh = import_mesh_tensorflow()
+    parse_gin(mesh, gin)
+    return Original(mesh, json.loads(config), Path(checkpoint))
+
+
+class Original:
+    """The original's model with a checkpoint's weights, and a graph for each shape it was asked for."""
+
+    def __init__(self, mesh: Mesh, config: Mapping[str, Any], checkpoint: Path) -> None:
+        """The model of the gin config that was parsed; `config` is config.json's contents."""
+        self._mesh, self._config, self._checkpoint = mesh, config, checkpoint
+        self._begin()
+
+    def _begin(self) -> None:
+        self._tf_graph = self._mesh.tf.Graph()
+        self._graphs: dict[tuple[Any, ...], _Graph] = {}
+        with self._tf_graph.as_default():
+            self._weights = Weights(self._mesh, self._checkpoint)
+
+    def trace(self, inputs: Inputs, writer: TraceWriter, metadata: Mapping[str, Any]) -> None:
+        """Run on the inputs and write the trace."""
+        shapes = tuple((name, array.shape) for name, array in inputs.arrays().items())
+        if shapes not in self._graphs and len(self._graphs) == _MOST_SHAPES:
+            self._weights.session.close()
+            self._begin()
+        with self._tf_graph.as_default():
+            if shapes not in self._graphs:
+                self._graphs[shapes] = self._build(inputs)
+            values, deterministic = self._graphs[shapes].run(inputs)
+        for record, value in zip(self._graphs[shapes].records, values, strict=True):
+            names, array = _without_replicas(dimension_names(record.tensor), np.asarray(value, np.float32))
+            writer.add(
+                record.name,
+                array,
+                names,
+                original_name=record.original_name,
+                hidden_below=MASKED_BELOW if record.name.endswith(".scores") else None,
+            )
+        writer.close(
+            {
+                **metadata,
+                "implementation": "Mesh TensorFlow",
+                "versions": self._mesh.versions(),
+                "compute_dtype": "float32",
+                "deterministic": deterministic,
+            }
         )
-    writer.close(
-        {
-            **request["metadata"],
-            "implementation": "Mesh TensorFlow",
-            "versions": mesh.versions(),
-            "compute_dtype": "float32",
-            "deterministic": bool(
-                np.array_equal(values[-2], again[0], equal_nan=True)
-                and np.array_equal(values[-1], again[1], equal_nan=True)
-            ),
-        }
-    )
+
+    def _build(self, inputs: Inputs) -> _Graph:
+        mesh, tf = self._mesh, self._mesh.tf
+        graph = mesh.mtf.Graph()
+        mtf_mesh = mesh.mtf.Mesh(graph, "mesh")
+        model = build_from_config(mesh, self._config)
+        recorder, placeholders = Recorder(), Placeholders()
+        with tf.variable_scope("", reuse=tf.AUTO_REUSE), tapped(mesh, model, recorder):
+            logits, loss = call(mesh, mtf_mesh, model, inputs, import_ids=placeholders)
+        recorder.add("logits", "logits", logits)
+        recorder.add("loss", "loss", loss)
+        session = Session(mesh, graph, mtf_mesh, self._weights)
+        return _Graph(session, recorder.records, placeholders.tensors)
+
+
+@dataclass(frozen=True)
+class _Graph:
+    """The original's graph for one shape of inputs. `records` end with logits and loss."""
+
+    session: Session
+    records: Sequence[Record]
+    placeholders: Mapping[str, Any]
+
+    def run(self, inputs: Inputs) -> tuple[list[np.ndarray], bool]:
+        """Values of all records, and whether a second run gave the same logits and loss."""
+        arrays = inputs.arrays()
+        feeds = {tensor: arrays[FEEDS[name]] for name, tensor in self.placeholders.items()}
+        tensors = [record.tensor for record in self.records]
+        values = self.session.run(tensors, feeds)
+        again = self.session.run(tensors[-2:], feeds)
+        same = (np.array_equal(a, b, equal_nan=True) for a, b in zip(values[-2:], again, strict=True))
+        return values, all(same)
 
 
 def _without_replicas(names: tuple[str, ...], array: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
@@ -124,8 +183,27 @@ def build(mesh: Mesh, kind: str, input_vocab: int, output_vocab: int, scope: str
     )
 
 
-def call(mesh: Mesh, mtf_mesh: Any, model: Any, inputs: Inputs, mode: str = "eval") -> tuple[Any, Any]:
-    """Logits [batch, length, vocab] and loss [] of the original, float32, as mtf tensors."""
+# What the original calls its ids -> the field of Inputs.
+FEEDS = {
+    "inputs": "inputs",
+    "targets": "targets",
+    "encoder_sequence_id": "sequence_ids",
+    "decoder_sequence_id": "decoder_sequence_ids",
+}
+
+
+def call(
+    mesh: Mesh,
+    mtf_mesh: Any,
+    model: Any,
+    inputs: Inputs,
+    mode: str = "eval",
+    import_ids: Callable[[Mesh, Any, Feed], Any] = import_feed,
+) -> tuple[Any, Any]:
+    """Logits [batch, length, vocab] and loss [] of the original, float32, as mtf tensors.
+
+    `import_ids` makes mtf tensors of ids under the names in `FEEDS`; by default constants.
+    """
     mtf, tf = mesh.mtf, mesh.tf
     batch = mtf.Dimension("batch", inputs.inputs.shape[0])
     # Both stacks call their own axis "length", and may be of different length: so does Mesh's training.
@@ -133,7 +211,7 @@ def call(mesh: Mesh, mtf_mesh: Any, model: Any, inputs: Inputs, mode: str = "eva
     decoder = [batch, mtf.Dimension("length", inputs.targets.shape[1])]
 
     def feed(name: str, values: np.ndarray | None, dims: list[Any]) -> Any:
-        return None if values is None else import_feed(mesh, mtf_mesh, Feed(name, values, dims))
+        return None if values is None else import_ids(mesh, mtf_mesh, Feed(name, values, dims))
 
     ids, targets = feed("inputs", inputs.inputs, encoder), feed("targets", inputs.targets, decoder)
     settings = {

@@ -1,0 +1,111 @@
+"""An original implementation with one checkpoint, which answers one set of inputs after another."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from porting.checkpoint import Checkpoint, open_checkpoint
+from porting.convert import plan_conversion, resolve_config
+from porting.decoding import GenerationSettings, decode_with_reference
+from porting.flips import decoding_of
+from porting.inputs import Inputs
+from porting.mapping import Plan
+from porting.references.process import ReferenceProcess
+from porting.trace import Trace, TraceWriter, read_trace
+
+
+class Original:
+    """The original of a checkpoint, in a process of its own that stays up while the block runs.
+
+    Example:
+        with Original("model.ckpt-1000") as original:
+            traces = [original.run(inputs) for inputs in batches]
+
+    Attributes:
+        port: the port that knows the architecture.
+        config: the port's own config object.
+    """
+
+    def __init__(self, source: str | Path, config: str | Path | None = None) -> None:
+        """Open the checkpoint; the process starts with the first run.
+
+        Raises:
+            CheckpointError, ConfigError, MappingError: the checkpoint cannot be used; see
+                `convert_checkpoint`.
+        """
+        checkpoint = open_checkpoint(source)
+        self.port, resolved = resolve_config(checkpoint, config)
+        self.config: Any = resolved.config
+        # Says clearly what the original would stumble over.
+        plan = plan_conversion(self.port, self.config, checkpoint)
+        content = self.port.config_to_json(self.config)
+        self._request: Mapping[str, Any] = {
+            "checkpoint": str(checkpoint.path.resolve()),
+            "gin": resolved.original_text
+            or self.port.reference_config(self.config, list(checkpoint.tensors)),
+            "config": content,
+            "metadata": {
+                "port": self.port.name,
+                "config": content,
+                "config_origin": resolved.origin,
+                "checkpoint": _checkpoint_facts(checkpoint, plan),
+            },
+        }
+        self._process = ReferenceProcess(self.port.reference)
+
+    def run(
+        self,
+        inputs: Inputs,
+        save_to: str | Path | None = None,
+        generation: GenerationSettings | None = None,
+    ) -> Trace:
+        """The trace of one run.
+
+        Args:
+            inputs: what the model of this config can read.
+            save_to: where to write the trace; by default a temporary directory that lives as long as it.
+            generation: decode so, too; what the original says is kept in the trace's metadata.
+
+        Raises:
+            InputError: the model cannot read these inputs.
+            ReferenceRunError: the original cannot be run here, or failed.
+        """
+        self.port.check_inputs(self.config, inputs)
+        metadata = dict(self._request["metadata"])
+        if generation:
+            decoding = decoding_of(self.port)
+            decoding.check(self.config, inputs, generation)
+            metadata["generation"] = decode_with_reference(decoding, generation, inputs, self._request)
+        with tempfile.TemporaryDirectory(prefix="porting-inputs-") as folder:
+            TraceWriter(Path(folder), inputs).close({})
+            kept = tempfile.TemporaryDirectory(prefix="porting-trace-") if save_to is None else None
+            target = Path(kept.name) if kept else Path(str(save_to))
+            TraceWriter(target, inputs)  # fails here, clearly, rather than in the other process
+            request = {**self._request, "inputs": folder, "trace": str(target.resolve())}
+            self._process.call({**request, "metadata": metadata})
+        trace = read_trace(target)
+        return Trace(trace.path, trace.tensors, trace.inputs, trace.metadata, kept)
+
+    def __enter__(self) -> Original:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.close()
+
+
+def _checkpoint_facts(checkpoint: Checkpoint, plan: Plan) -> dict[str, Any]:
+    """The index's hash identifies the contents: it holds every tensor's own checksum."""
+    index = checkpoint.files[0]
+    with index.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    weights = (checkpoint.tensors[source] for entry in plan.entries for source in entry.sources)
+    return {
+        "name": checkpoint.path.name,
+        "format": checkpoint.format,
+        "dtypes": sorted({weight.dtype.name for weight in weights}),
+        "sha256": {index.name: digest},
+    }

@@ -1,0 +1,84 @@
+"""Search on a port beside its original: what `compare_outputs(..., search=N)` runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from porting.compare import Comparison, compare_traces
+from porting.errors import InputError
+from porting.inputs import Inputs
+from porting.original import Original
+from porting.port import Port
+from porting.revealing import revealing_inputs
+from porting.search import Failure, PortRaised, SearchResult, search
+
+
+def require_checkpoint(reference: object) -> None:
+    """Raise InputError if there is no checkpoint that the original could be run on."""
+    if not isinstance(reference, str | Path) or (Path(reference) / "trace.json").is_file():
+        raise InputError(
+            "A search runs the original on many inputs, and a trace holds one.",
+            remedy="Give the checkpoint as SOURCE, without --reference-trace.",
+        )
+
+
+def search_port(
+    original: Original,
+    config: Any,
+    module: Any,
+    first: Comparison,
+    inputs: Inputs,
+    *,
+    count: int,
+    budget: float,
+    failing: Callable[[Comparison], bool],
+    on_stage: Callable[[str], None],
+) -> SearchResult:
+    """Try inputs chosen for this architecture, and shrink one that fails.
+
+    Args:
+        original: of the checkpoint; its process stays up.
+        config: of the module, as the port knows it.
+        module: the port, torch.nn.Module.
+        first, inputs: the comparison made before, and what it was made on.
+        count, budget, failing: see `porting.search.search`.
+        on_stage: called with the progress, in words.
+    """
+    from porting.capture import capture
+
+    port = original.port
+    taps = port.taps(config)
+
+    def compare(ids: Inputs) -> Comparison:
+        trace = original.run(ids)
+        try:
+            port_trace = capture(module, ids, taps, port.run)
+        except Exception as error:
+            raise PortRaised(f"the port raised {type(error).__name__}: {error}") from error
+        return compare_traces(trace, port_trace, first.atol)
+
+    known = Failure("the first inputs", inputs, first) if failing(first) else None
+    return search(
+        compare,
+        _candidates(port, config),
+        count,
+        failing=failing,
+        known=known,
+        fit=lambda ids: port.fit_inputs(config, ids),
+        budget=budget,
+        on_progress=on_stage,
+    )
+
+
+def _candidates(port: Port, config: Any) -> Iterator[tuple[str, Inputs]]:
+    if port.revealing_inputs is not None:
+        return port.revealing_inputs(config)
+    vocab_size = getattr(config, "vocab_size", None)
+    if not isinstance(vocab_size, int):
+        raise InputError(
+            f"The port {port.name} does not say which inputs to search.",
+            remedy="Give its Port a revealing_inputs, or its config a vocab_size.",
+        )
+    return revealing_inputs(vocab_size)
