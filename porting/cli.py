@@ -252,7 +252,9 @@ def compare_outputs_command(
         from porting.report.terminal import summary_lines
 
         output.result(comparison.to_json(), summary_lines(comparison))
-        sys.exit(comparison.exit_code or (EXIT_DIVERGED if strict and comparison.faults else EXIT_OK))
+        searched = comparison.search.failing if comparison.search else ()
+        beyond_rounding = comparison.faults or searched
+        sys.exit(comparison.exit_code or (EXIT_DIVERGED if strict and beyond_rounding else EXIT_OK))
 
 
 def _checkpoint_at(source: str, output: Output) -> str | None:

@@ -38,6 +38,7 @@ def explain(
     checkpoint: Checkpoint | None = None,
     unit: float | None = None,
     times: float | None = None,
+    causes: bool = True,
     on_stage: Callable[[str], None] = lambda _stage: None,
 ) -> Explanation:
     """Isolate, measure the noise, and diagnose.
@@ -48,14 +49,13 @@ def explain(
         checkpoint: what the parameters should hold; without it less can be said about weights.
         unit: relative rounding unit of the stored weights, where that is coarser than the port's own.
         times: how many times its noise floor a tensor's own difference may be; see `times_for`.
+        causes: look for the causes of faults; without, faults are found and not explained.
         on_stage: called as things happen, for progress.
     """
     taps = port.taps(config)
     analysis = Analyser(
         module, reference.inputs, taps, port.run, reference, free, unit=unit, times=times, on_stage=on_stage
     ).analyse()
-    if analysis.faults:
-        on_stage("looking for causes")
     lab = Lab(
         module,
         reference.inputs,
@@ -66,7 +66,9 @@ def explain(
         variants=_variants(module, port, config, reference),
     )
     names = {tensor.name: tensor.original_name for tensor in reference.tensors}
-    faults = diagnose(lab, analysis, names, port.candidates())
+    if causes and analysis.faults:
+        on_stage("looking for causes")
+    faults = diagnose(lab, analysis, names, port.candidates() if causes else None)
     findings = Findings(
         figures=analysis.figures,
         faults=faults,

@@ -30,6 +30,7 @@ INPUTS = {{
 def test_the_port_computes_what_the_original_does():
     comparison = compare_outputs(SOURCE, MODEL_DIR, INPUTS, atol={atol!r}, config=CONFIG)
     assert comparison.status == "match", comparison.first_divergence
+    assert not comparison.faults, comparison.faults
 '''
 
 
@@ -89,5 +90,7 @@ def _what(failure: Failure) -> str:
     first = failure.first_divergence
     if first:
         return first.name
+    if failure.fault:
+        return f"none; rounding does not explain {failure.fault}"
     # What the port raised may hold anything, and is quoted in a docstring.
     return (failure.error or failure.status).splitlines()[0].replace("\\", "/").replace('"', "'")

@@ -28,8 +28,8 @@ class PortRaised(Exception):  # noqa: N818  (a finding, not an error of ours)
 
 
 def differs(comparison: Comparison) -> bool:
-    """The default of what counts as failing: the comparison is no match."""
-    return comparison.status != MATCH
+    """The default of what counts as failing: no match, or a tensor that rounding does not explain."""
+    return comparison.status != MATCH or bool(comparison.faults)
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,14 @@ class Failure:
 
     @property
     def status(self) -> str:
-        """Of its comparison; "diverged" where the port raised, or where more was asked than a match."""
-        if self.comparison is None or self.comparison.status == MATCH:
-            return DIVERGED
-        return self.comparison.status
+        """Of its comparison: "match" where only rounding is exceeded; "diverged" if the port raised."""
+        return DIVERGED if self.comparison is None else self.comparison.status
+
+    @property
+    def fault(self) -> str | None:
+        """Name of the first tensor that is wrong by itself, if that is known."""
+        faults = self.comparison.faults if self.comparison else ()
+        return faults[0].name if faults else None
 
     def to_json(self) -> dict[str, Any]:
         """An item of `failing`."""
@@ -68,6 +72,7 @@ class Failure:
             "status": self.status,
             "shapes": {name: list(array.shape) for name, array in self.inputs.arrays().items()},
             "first_divergence": first.to_json() if first else None,
+            "fault": self.fault,
             **({"error": self.error} if self.error else {}),
         }
 
@@ -94,6 +99,7 @@ class Shrunk:
             "label": self.failure.label,
             "status": self.failure.status,
             "first_divergence": first.name if first else None,
+            "fault": self.failure.fault,
             **({"error": self.failure.error} if self.failure.error else {}),
             "runs": self.runs,
             "test_file": self.test_file,

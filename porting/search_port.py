@@ -13,6 +13,7 @@ from porting.original import Original
 from porting.port import Port
 from porting.revealing import revealing_inputs
 from porting.search import Failure, PortRaised, SearchResult, search
+from porting.trace import Trace
 
 
 def require_checkpoint(reference: object) -> None:
@@ -34,6 +35,7 @@ def search_port(
     count: int,
     budget: float,
     failing: Callable[[Comparison], bool],
+    examine: Callable[[Comparison, Trace, Trace], Comparison],
     on_stage: Callable[[str], None],
 ) -> SearchResult:
     """Try inputs chosen for this architecture, and shrink one that fails.
@@ -44,6 +46,7 @@ def search_port(
         module: the port, torch.nn.Module.
         first, inputs: the comparison made before, and what it was made on.
         count, budget, failing: see `porting.search.search`.
+        examine: adds findings to a comparison of the original's trace and the port's.
         on_stage: called with the progress, in words.
     """
     from porting.capture import capture
@@ -57,7 +60,7 @@ def search_port(
             port_trace = capture(module, ids, taps, port.run)
         except Exception as error:
             raise PortRaised(f"the port raised {type(error).__name__}: {error}") from error
-        return compare_traces(trace, port_trace, first.atol)
+        return examine(compare_traces(trace, port_trace, first.atol), trace, port_trace)
 
     known = Failure("the first inputs", inputs, first) if failing(first) else None
     return search(

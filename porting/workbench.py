@@ -176,21 +176,28 @@ def compare_outputs(
         },
         on_row=on_row,
     )
-    if analyse and comparison.status != INVALID:
+    held = _checkpoint_of(reference, checkpoint) if analyse else None
+
+    def examine(found: Comparison, original: Trace, own: Trace, *, causes: bool = False) -> Comparison:
+        if not analyse or found.status == INVALID:
+            return found
         from porting.explain import explain
 
         explanation = explain(
             module,
             port,
             port_config,
-            trace,
-            port_trace,
-            checkpoint=_checkpoint_of(reference, checkpoint),
-            unit=_stored_unit(model_facts, trace),
+            original,
+            own,
+            checkpoint=held,
+            unit=_stored_unit(model_facts, original),
             times=noise_times,
-            on_stage=on_stage,
+            causes=causes,
+            on_stage=on_stage if causes else lambda _stage: None,
         )
-        comparison = comparison.with_findings(explanation.findings, explanation.reasons)
+        return found.with_findings(explanation.findings, explanation.reasons)
+
+    comparison = examine(comparison, trace, port_trace, causes=True)
     if generate:
         on_stage("comparing what both generate")
         how = (generate, max_new_tokens, num_beams)
@@ -209,6 +216,7 @@ def compare_outputs(
                 count=search,
                 budget=search_budget,
                 failing=failing,
+                examine=examine,
                 on_stage=on_stage,
             )
         if found.shrunk and report_dir is not None and isinstance(model, str | Path):

@@ -23,8 +23,7 @@ def diagnose(
     lab: Lab,
     analysis: Analysis,
     reference_names: dict[str, str],
-    candidates: Sequence[Candidate] = (),
-    on_fault: Callable[[str], None] = lambda _name: None,
+    candidates: Sequence[Candidate] | None = (),
 ) -> tuple[Fault, ...]:
     """The independent faults, in the original's order, each with its cause where one could be verified.
 
@@ -32,8 +31,7 @@ def diagnose(
         lab: the port.
         analysis: which taps are wrong by themselves.
         reference_names: the original's names of the taps.
-        candidates: the port's own, tried before the general ones.
-        on_fault: called with each faulty tap's name, for progress.
+        candidates: the port's own, tried before the general ones; None tries none at all.
     """
     if not analysis.faults:
         return ()
@@ -42,9 +40,12 @@ def diagnose(
     for name in analysis.faults:
         if recorded[name].inherits:
             continue
-        on_fault(name)
         figures = analysis.figures[name]
-        cause, tried = _explain(site_of(lab, analysis, name, recorded[name]), (*candidates, *CANDIDATES))
+        cause: Cause | None = None
+        tried: tuple[str, ...] = ()
+        if candidates is not None:
+            site = site_of(lab, analysis, name, recorded[name])
+            cause, tried = _explain(site, (*candidates, *CANDIDATES))
         key = (cause.kind, cause.subject, cause.words) if cause else ("", name, "")
         if key in faults:
             faults[key] = _joined(faults[key], name)

@@ -67,4 +67,6 @@ def _where(failure: Failure) -> str:
     first = failure.first_divergence
     if first:
         return f"{first.name}, difference {number(first.max_abs_diff)}"
+    if failure.fault:
+        return f"{failure.fault}, beyond rounding"
     return (failure.error or failure.status).splitlines()[0]

@@ -12,17 +12,17 @@ def verdict(comparison: Comparison) -> str:
     """One sentence: the first verdict, by the tolerance, and the second, by what rounding explains."""
     count = len(comparison.tensors)
     own = sum(row.origin == "own" for row in comparison.tensors)
-    if comparison.status == MATCH:
-        agree = f"all {count} tensors agree within {comparison.atol:g}"
-        if own:
-            return f"MATCH: {agree}, but rounding does not explain {own} of them."
-        return f"MATCH: {agree}{', and rounding explains the rest' if comparison.findings else ''}."
     if comparison.search and comparison.search.failing and not _fails_itself(comparison):
         failing, tried = len(comparison.search.failing), comparison.search.tried
         return (
             f"{comparison.status.upper()}: {failing} of {tried} inputs that the search tried fail;"
             f" on the first inputs all {count} tensors agree within {comparison.atol:g}."
         )
+    if comparison.status == MATCH:
+        agree = f"all {count} tensors agree within {comparison.atol:g}"
+        if own:
+            return f"MATCH: {agree}, but rounding does not explain {own} of them."
+        return f"MATCH: {agree}{', and rounding explains the rest' if comparison.findings else ''}."
     if comparison.status == DIVERGED:
         bad = sum(row.status == DIVERGED for row in comparison.tensors)
         if not bad and comparison.generation:
@@ -44,9 +44,10 @@ def cause(fault: Fault) -> str:
 
 
 def _fails_itself(comparison: Comparison) -> bool:
-    """Whether it would not be a match without a search."""
+    """Whether there is something to say of it without the search."""
     unmatched = comparison.unmatched_reference or comparison.unmatched_port
-    return bool(comparison.reasons or unmatched or any(row.status != MATCH for row in comparison.tensors))
+    differs = any(row.status != MATCH or row.origin for row in comparison.tensors)
+    return bool(comparison.reasons or unmatched or differs)
 
 
 def number(value: float) -> str:
