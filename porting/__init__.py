@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from porting.compare import Comparison
     from porting.convert import Conversion, convert_checkpoint
     from porting.errors import PortingError
+    from porting.gradients import gradients_of
     from porting.inputs import Inputs
     from porting.model_dir import load_model
     from porting.trace import Trace
@@ -34,6 +35,7 @@ _HOME = {
     "Trace": "porting.trace",
     "compare_outputs": "porting.workbench",
     "convert_checkpoint": "porting.convert",
+    "gradients_of": "porting.gradients",
     "load_model": "porting.model_dir",
     "run_reference": "porting.workbench",
 }
@@ -46,6 +48,7 @@ __all__ = [
     "Trace",
     "compare_outputs",
     "convert_checkpoint",
+    "gradients_of",
     "load_model",
     "run_reference",
 ]

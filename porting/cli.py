@@ -135,13 +135,14 @@ Examples:
   compare-outputs t5-small/ converted/t5-small --inputs batch.npz --save-traces traces
   compare-outputs t5-small/ converted/t5-small --reference-trace traces/reference
   compare-outputs t5-small/ converted/t5-small --strict --format json | jq '.faults[].cause'
+  compare-outputs t5-small/ converted/t5-small --backward
   compare-outputs t5-small/ converted/t5-small --generate beam --num-beams 4 --max-new-tokens 24
   compare-outputs t5-small/ converted/t5-small --search 20
 
-\b
-Exit codes: 0 every tensor within the tolerance, 1 a tensor diverged, 2 something given cannot be
-used, 3 the comparison cannot be trusted (a tap on one side only, a run that does not repeat itself
-or changes when it is listened to, NaN in the original).""",
+
+Exit codes: 0 every tensor within the tolerance, 1 a tensor (or a gradient, or what was generated)
+diverged, 2 something given cannot be used, 3 the comparison cannot be trusted (a tap on one side
+only, a run that does not repeat itself or changes when it is listened to, NaN in the original).""",
 )
 @click.argument("source", type=click.Path())
 @click.argument("model_dir", type=click.Path())
@@ -154,6 +155,13 @@ or changes when it is listened to, NaN in the original).""",
 @click.option("--random", "random_shape", metavar="BATCHxLENGTH", help="Random ids.  [default: 3x160]")
 @click.option("--seed", default=0, show_default=True, help="Of the random ids.")
 @click.option("--atol", default=1e-3, show_default=True, help="Largest absolute difference that is a match.")
+@click.option("--backward", is_flag=True, help="Compare the gradients of the loss too.")
+@click.option(
+    "--gradient-tolerance",
+    default=1e-3,
+    show_default=True,
+    help="Largest difference of a gradient that is a match, relative to the original's largest.",
+)
 @click.option("--config", type=click.Path(), help="The original's config, as in convert-checkpoint.")
 @click.option(
     "--report-dir", type=click.Path(), default="reports", show_default=True, help="Where reports are written."

@@ -20,6 +20,7 @@ from porting.noise import UNITS
 from porting.trace import Trace, TracedTensor
 
 if TYPE_CHECKING:
+    from porting.compare_gradients import GradientComparison
     from porting.generation import GenerationComparison
     from porting.search import SearchResult
 
@@ -103,6 +104,7 @@ class Comparison:
         reports: paths of the reports written, by kind.
         generation: what was generated on both sides, where that was asked for.
         search: what a search for further inputs found; None if there was none.
+        backward: the gradients, if they were compared; the status is then that of both.
     """
 
     status: str
@@ -116,6 +118,7 @@ class Comparison:
     reports: Mapping[str, str] = field(default_factory=dict)
     generation: GenerationComparison | None = None
     search: SearchResult | None = None
+    backward: GradientComparison | None = None
 
     @property
     def first_divergence(self) -> TensorComparison | None:
@@ -158,6 +161,12 @@ class Comparison:
         """The same, with what a search found: where all agreed, its status is the search's."""
         return replace(self, search=search, status=search.status if self.status == MATCH else self.status)
 
+    def with_backward(self, backward: GradientComparison) -> Comparison:
+        """The same with the gradients: a match if they match too."""
+        reasons = (*self.reasons, *(f"gradients: {reason}" for reason in backward.reasons))
+        status = min(self.status, backward.status, key=(INVALID, DIVERGED, INCOMPLETE, MATCH).index)
+        return replace(self, status=status, reasons=reasons, backward=backward)
+
     def to_json(self) -> dict[str, Any]:
         """As `compare-outputs --format json` prints it."""
         first, worst = self.first_divergence, self.worst
@@ -173,6 +182,7 @@ class Comparison:
             "reasons": list(self.reasons),
             "generation": self.generation.to_json() if self.generation else None,
             "search": self.search.to_json() if self.search else None,
+            "backward": self.backward.to_json() if self.backward else None,
             "reports": dict(self.reports),
             "provenance": dict(self.provenance),
         }

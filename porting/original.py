@@ -12,10 +12,11 @@ from porting.checkpoint import Checkpoint, open_checkpoint
 from porting.convert import plan_conversion, resolve_config
 from porting.decoding import GenerationSettings, decode_with_reference
 from porting.flips import decoding_of
+from porting.gradients import map_variables
 from porting.inputs import Inputs
 from porting.mapping import Plan
 from porting.references.process import ReferenceProcess
-from porting.trace import Trace, TraceWriter, read_trace
+from porting.trace import GRADIENTS, Trace, TraceWriter, read_trace
 
 
 class Original:
@@ -41,7 +42,7 @@ class Original:
         self.port, resolved = resolve_config(checkpoint, config)
         self.config: Any = resolved.config
         # Says clearly what the original would stumble over.
-        plan = plan_conversion(self.port, self.config, checkpoint)
+        self._plan = plan_conversion(self.port, self.config, checkpoint)
         content = self.port.config_to_json(self.config)
         self._request: Mapping[str, Any] = {
             "checkpoint": str(checkpoint.path.resolve()),
@@ -52,7 +53,7 @@ class Original:
                 "port": self.port.name,
                 "config": content,
                 "config_origin": resolved.origin,
-                "checkpoint": _checkpoint_facts(checkpoint, plan),
+                "checkpoint": _checkpoint_facts(checkpoint, self._plan),
             },
         }
         self._process = ReferenceProcess(self.port.reference)
@@ -61,7 +62,9 @@ class Original:
         self,
         inputs: Inputs,
         save_to: str | Path | None = None,
+        *,
         generation: GenerationSettings | None = None,
+        backward: bool = False,
     ) -> Trace:
         """The trace of one run.
 
@@ -69,6 +72,7 @@ class Original:
             inputs: what the model of this config can read.
             save_to: where to write the trace; by default a temporary directory that lives as long as it.
             generation: decode so, too; what the original says is kept in the trace's metadata.
+            backward: take the gradients of the loss, too; `gradients_of(trace)` opens them.
 
         Raises:
             InputError: the model cannot read these inputs.
@@ -86,7 +90,11 @@ class Original:
             target = Path(kept.name) if kept else Path(str(save_to))
             TraceWriter(target, inputs)  # fails here, clearly, rather than in the other process
             request = {**self._request, "inputs": folder, "trace": str(target.resolve())}
-            self._process.call({**request, "metadata": metadata})
+            raw = Path(folder) / GRADIENTS
+            wanted = {"gradients": str(raw)} if backward else {}
+            self._process.call({**request, **wanted, "metadata": metadata})
+            if backward:
+                map_variables(read_trace(raw), self._plan, target / GRADIENTS)
         trace = read_trace(target)
         return Trace(trace.path, trace.tensors, trace.inputs, trace.metadata, kept)
 

@@ -72,6 +72,7 @@ class Port:
             ids, up to the config's `vocab_size`.
         fit_inputs: cuts and completes ids so that the model of a config can read them; ids that it can read
             stay as they are.
+        loss: which of the outputs of `run` the gradients are taken of.
     """
 
     name: str
@@ -95,6 +96,7 @@ class Port:
     decoding: Decoding | None = None
     revealing_inputs: Callable[[Any], Iterator[tuple[str, Inputs]]] | None = None
     fit_inputs: Callable[[Any, Inputs], Inputs] = field(default=lambda _config, inputs: inputs)
+    loss: str = "loss"
 
 
 @lru_cache(maxsize=1)

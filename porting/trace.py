@@ -6,6 +6,7 @@ either, and any program that can write NumPy files can make one. A trace is a di
     trace.json             what is there, in the order in which it was computed
     tensors/00000.npy ...  one NumPy file for each tensor, as trace.json names them
     inputs/inputs.npy ...  the integer arrays that went in
+    gradients/             a trace of the gradients, where they were asked for; see gradients.py
 
 trace.json:
 
@@ -35,6 +36,7 @@ from porting.inputs import Inputs
 
 SCHEMA_VERSION = 1
 _INDEX = "trace.json"
+GRADIENTS = "gradients"
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,7 @@ class TraceWriter:
             (path / "tensors").mkdir(parents=True, exist_ok=True)
             (path / "inputs").mkdir(exist_ok=True)
             (path / _INDEX).unlink(missing_ok=True)
+            (path / GRADIENTS / _INDEX).unlink(missing_ok=True)  # of what was traced here before
             for stale in (path / "tensors").glob("*.npy"):
                 stale.unlink()
         except OSError as error:

@@ -16,9 +16,11 @@ import numpy as np
 from porting import __version__
 from porting.checkpoint import Checkpoint, open_checkpoint
 from porting.compare import INVALID, Comparison, TensorComparison, compare_traces
+from porting.compare_gradients import TOLERANCE, compare_gradients
 from porting.decoding import GenerationSettings, kept_decoding
 from porting.errors import InputError
 from porting.flips import check_generates, compare_kept_generation
+from porting.gradients import gradients_of
 from porting.inputs import DEFAULT_RANDOM, Inputs, read_inputs
 from porting.model_dir import load_model, read_config, stored_dtypes, weight_files
 from porting.noise import UNITS
@@ -28,7 +30,7 @@ from porting.report import write_reports
 from porting.reproduce import write_test
 from porting.search import DEFAULT_BUDGET, differs
 from porting.search_port import require_checkpoint, search_port
-from porting.trace import Trace, read_trace
+from porting.trace import GRADIENTS, Trace, read_trace
 
 if TYPE_CHECKING:
     import torch
@@ -46,6 +48,7 @@ def run_reference(
     generate: str | None = None,
     max_new_tokens: int | None = None,
     num_beams: int | None = None,
+    backward: bool = False,
 ) -> Trace:
     """Run the original implementation on a checkpoint, in a process of its own.
 
@@ -62,6 +65,7 @@ def run_reference(
         save_to: where to write the trace; by default a temporary directory that lives as long as the trace.
         generate: "greedy" or "beam": let the original decode too; the trace keeps what it says.
         max_new_tokens, num_beams: 32 tokens and 4 beams by default.
+        backward: also take the gradients of the loss; `gradients_of(trace)` opens them.
 
     Raises:
         CheckpointError, ConfigError, MappingError: the checkpoint cannot be used; see `convert_checkpoint`.
@@ -73,7 +77,7 @@ def run_reference(
         ids = as_inputs(inputs)
         if ids is None:
             ids = original.port.random_inputs(original.config, *DEFAULT_RANDOM, seed)
-        return original.run(ids, save_to, settings)
+        return original.run(ids, save_to, generation=settings, backward=backward)
 
 
 def compare_outputs(
@@ -92,6 +96,8 @@ def compare_outputs(
     generate: str | None = None,
     max_new_tokens: int | None = None,
     num_beams: int | None = None,
+    backward: bool = False,
+    gradient_tolerance: float = TOLERANCE,
     command: str = "",
     search: int = 0,
     search_budget: float = DEFAULT_BUDGET,
@@ -120,6 +126,10 @@ def compare_outputs(
             bfloat16 and float16.
         generate: "greedy" or "beam": compare what both generate too; a trace must have been made with it.
         max_new_tokens, num_beams: as in `run_reference`; with a trace, by default the trace's own.
+        backward: also compare the gradients of the loss, for every tap and every parameter; a given trace
+            must have been made with them.
+        gradient_tolerance: largest difference of a gradient that counts as a match, relative to the largest
+            magnitude in the original's gradient of the same tensor.
         command: the command line, for the report.
         search: try so many further inputs, chosen to hurt, and shrink one that fails; see `porting.search`.
         search_budget: seconds for the search.
@@ -131,6 +141,10 @@ def compare_outputs(
     """
     if not 0 <= atol < math.inf:
         raise InputError(f"The tolerance must be a number of at least 0, not {atol}.")
+    if not 0 <= gradient_tolerance < math.inf:
+        raise InputError(
+            f"The gradients' tolerance must be a number of at least 0, not {gradient_tolerance}."
+        )
     GenerationSettings.asked(generate, max_new_tokens, num_beams)
     if search:
         require_checkpoint(reference)
@@ -139,9 +153,12 @@ def compare_outputs(
     if generate:
         check_generates(module)
     asked = {"generate": generate, "max_new_tokens": max_new_tokens, "num_beams": num_beams}
-    trace = _reference_trace(reference, inputs, config, seed, save_traces, on_stage, asked)
+    trace = _reference_trace(
+        reference, inputs, config, seed, save_traces, on_stage, {**asked, "backward": backward}
+    )
     if generate:  # says now that the trace does not hold it, and not after the port has run
         kept_decoding(trace.metadata, generate, max_new_tokens, num_beams)
+    gradients = gradients_of(trace) if backward else None
     given = as_inputs(inputs)
     if given is not None and not _same_inputs(given, trace.inputs):
         raise InputError("The inputs given are not those that the reference trace was made with.")
@@ -176,6 +193,21 @@ def compare_outputs(
         },
         on_row=on_row,
     )
+    if gradients is not None:
+        on_stage("running the port backward")
+        from porting.capture_gradients import capture_gradients
+
+        port_gradients = capture_gradients(
+            module,
+            trace.inputs,
+            port.taps(port_config),
+            port.run,
+            path=port_trace.path / GRADIENTS,
+            loss=port.loss,
+        )
+        comparison = comparison.with_backward(
+            compare_gradients(gradients, port_gradients, gradient_tolerance)
+        )
     held = _checkpoint_of(reference, checkpoint) if analyse else None
 
     def examine(found: Comparison, original: Trace, own: Trace, *, causes: bool = False) -> Comparison:
@@ -263,7 +295,7 @@ def _reference_trace(
     seed: int,
     save_traces: str | Path | None,
     on_stage: Callable[[str], None],
-    generation: Mapping[str, Any],
+    further: Mapping[str, Any],
 ) -> Trace:
     if isinstance(reference, Trace):
         return reference
@@ -271,7 +303,7 @@ def _reference_trace(
         return read_trace(reference)
     on_stage("running the original")
     save_to = Path(save_traces) / "reference" if save_traces is not None else None
-    return run_reference(reference, inputs, config=config, seed=seed, save_to=save_to, **generation)
+    return run_reference(reference, inputs, config=config, seed=seed, save_to=save_to, **further)
 
 
 def _checkpoint_of(reference: str | Path | Trace, given: str | Path | None) -> Checkpoint | None:

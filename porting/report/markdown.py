@@ -7,6 +7,7 @@ from typing import Any
 
 from porting.compare import Comparison, TensorComparison
 from porting.findings import Fault, Findings
+from porting.report.backward import gradient_section
 from porting.report.generation import generation_section
 from porting.report.search import search_section
 from porting.report.text import cause, number, place, verdict
@@ -63,6 +64,8 @@ def _lines(comparison: Comparison, name: str) -> Iterator[str]:
             yield from (f"- `{unmatched}`" for unmatched in names)
             yield ""
     yield from _tensors(comparison)
+    if comparison.backward:
+        yield from gradient_section(comparison.backward)
     yield "## What this rests on"
     yield ""
     yield from _facts(comparison.provenance)

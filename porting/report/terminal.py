@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from porting.compare import Comparison, TensorComparison
+from porting.report.backward import gradient_lines
 from porting.report.generation import generation_lines
 from porting.report.search import search_lines
 from porting.report.text import cause, number, place, verdict
@@ -33,6 +34,8 @@ def summary_lines(comparison: Comparison) -> list[str]:
         lines += generation_lines(comparison.generation)
     if comparison.search:
         lines += search_lines(comparison.search)
+    if comparison.backward:
+        lines += gradient_lines(comparison.backward)
     if comparison.reports:
         lines.append(f"Report: {comparison.reports.get('markdown', '')}")
     return lines

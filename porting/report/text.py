@@ -23,6 +23,10 @@ def verdict(comparison: Comparison) -> str:
         if own:
             return f"MATCH: {agree}, but rounding does not explain {own} of them."
         return f"MATCH: {agree}{', and rounding explains the rest' if comparison.findings else ''}."
+    if comparison.status in (DIVERGED, INCOMPLETE) and _only_backward(comparison):
+        agree = f"all {count} tensors agree within {comparison.atol:g}"
+        how = "do not" if comparison.status == DIVERGED else "are not all there on both sides"
+        return f"{comparison.status.upper()}: {agree}, their gradients {how}."
     if comparison.status == DIVERGED:
         bad = sum(row.status == DIVERGED for row in comparison.tensors)
         if not bad and comparison.generation:
@@ -48,6 +52,13 @@ def _fails_itself(comparison: Comparison) -> bool:
     unmatched = comparison.unmatched_reference or comparison.unmatched_port
     differs = any(row.status != MATCH or row.origin for row in comparison.tensors)
     return bool(comparison.reasons or unmatched or differs)
+
+
+def _only_backward(comparison: Comparison) -> bool:
+    """Whether everything forward agrees, so that the status is that of the gradients."""
+    unmatched = comparison.unmatched_reference or comparison.unmatched_port
+    differs = comparison.backward is not None and comparison.backward.status != MATCH
+    return bool(differs and not comparison.first_divergence and not unmatched)
 
 
 def number(value: float) -> str:

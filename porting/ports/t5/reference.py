@@ -18,6 +18,7 @@ from porting.inputs import Inputs
 from porting.ports.t5.config import config_from_json
 from porting.ports.t5.reference_taps import tapped
 from porting.ports.t5.taps import MASKED_BELOW
+from porting.references.mesh_gradients import Gradient, add_gradients, write_gradients
 from porting.references.mesh_tf import (
     Feed,
     Mesh,
@@ -45,11 +46,14 @@ def run(request: Mapping[str, Any]) -> None:
 
     Args:
         request: `checkpoint` (prefix), `gin` (config text), `config` (config.json's contents), `inputs` (a
-            directory with a trace's inputs), `trace` (where to write), `metadata` (to write along).
+            directory with a trace's inputs), `trace` (where to write), `metadata` (to write along); and
+            `gradients`, where to write a trace of those, if they are wanted.
     """
     inputs = read_trace(request["inputs"]).inputs
     original = _original(request["checkpoint"], request["gin"], json.dumps(request["config"]))
-    original.trace(inputs, TraceWriter(Path(request["trace"]), inputs), request["metadata"])
+    wanted = request.get("gradients")
+    writer = TraceWriter(Path(request["trace"]), inputs)
+    original.trace(inputs, writer, request["metadata"], gradients=Path(wanted) if wanted else None)
 
 
 @lru_cache(maxsize=1)  # gin's bindings are the whole process's
@@ -73,17 +77,30 @@ class Original:
         with self._tf_graph.as_default():
             self._weights = Weights(self._mesh, self._checkpoint)
 
-    def trace(self, inputs: Inputs, writer: TraceWriter, metadata: Mapping[str, Any]) -> None:
-        """Run on the inputs and write the trace."""
-        shapes = tuple((name, array.shape) for name, array in inputs.arrays().items())
+    def trace(
+        self, inputs: Inputs, writer: TraceWriter, metadata: Mapping[str, Any], gradients: Path | None = None
+    ) -> None:
+        """Run on the inputs and write the trace, and that of the gradients where it is wanted."""
+        arrays = inputs.arrays().items()
+        shapes = (gradients is not None, *((name, array.shape) for name, array in arrays))
         if shapes not in self._graphs and len(self._graphs) == _MOST_SHAPES:
             self._weights.session.close()
             self._begin()
         with self._tf_graph.as_default():
             if shapes not in self._graphs:
-                self._graphs[shapes] = self._build(inputs)
-            values, deterministic = self._graphs[shapes].run(inputs)
-        for record, value in zip(self._graphs[shapes].records, values, strict=True):
+                self._graphs[shapes] = self._build(inputs, gradients=gradients is not None)
+            built = self._graphs[shapes]
+            values, deterministic = built.run(inputs)
+            if gradients is not None:
+                write_gradients(
+                    lambda tensors: built.values(tensors, inputs),
+                    built.gradients,
+                    gradients,
+                    inputs,
+                    metadata,
+                    _without_replicas,
+                )
+        for record, value in zip(built.records, values, strict=True):
             names, array = _without_replicas(dimension_names(record.tensor), np.asarray(value, np.float32))
             writer.add(
                 record.name,
@@ -102,7 +119,7 @@ class Original:
             }
         )
 
-    def _build(self, inputs: Inputs) -> _Graph:
+    def _build(self, inputs: Inputs, *, gradients: bool) -> _Graph:
         mesh, tf = self._mesh, self._mesh.tf
         graph = mesh.mtf.Graph()
         mtf_mesh = mesh.mtf.Mesh(graph, "mesh")
@@ -112,8 +129,9 @@ class Original:
             logits, loss = call(mesh, mtf_mesh, model, inputs, import_ids=placeholders)
         recorder.add("logits", "logits", logits)
         recorder.add("loss", "loss", loss)
+        added = add_gradients(mesh, graph, loss, recorder.records) if gradients else []
         session = Session(mesh, graph, mtf_mesh, self._weights)
-        return _Graph(session, recorder.records, placeholders.tensors)
+        return _Graph(session, recorder.records, placeholders.tensors, added)
 
 
 @dataclass(frozen=True)
@@ -123,14 +141,19 @@ class _Graph:
     session: Session
     records: Sequence[Record]
     placeholders: Mapping[str, Any]
+    gradients: Sequence[Gradient]
+
+    def values(self, tensors: Sequence[Any], inputs: Inputs) -> list[np.ndarray]:
+        """Of any tensors of the graph (mtf.Tensor)."""
+        arrays = inputs.arrays()
+        feeds = {tensor: arrays[FEEDS[name]] for name, tensor in self.placeholders.items()}
+        return self.session.run(tensors, feeds)
 
     def run(self, inputs: Inputs) -> tuple[list[np.ndarray], bool]:
         """Values of all records, and whether a second run gave the same logits and loss."""
-        arrays = inputs.arrays()
-        feeds = {tensor: arrays[FEEDS[name]] for name, tensor in self.placeholders.items()}
         tensors = [record.tensor for record in self.records]
-        values = self.session.run(tensors, feeds)
-        again = self.session.run(tensors[-2:], feeds)
+        values = self.values(tensors, inputs)
+        again = self.values(tensors[-2:], inputs)
         same = (np.array_equal(a, b, equal_nan=True) for a, b in zip(values[-2:], again, strict=True))
         return values, all(same)
 

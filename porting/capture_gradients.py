@@ -1,0 +1,168 @@
+"""Run a PyTorch model with gradients on and write the gradients of its loss to a trace.
+
+The gradient of a tap counts every use of what the module returned, and no other use of a tensor that the
+module only handed through: a bias that layers share has a gradient of its own in each of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+
+from porting.capture import Run, to_numpy
+from porting.errors import InputError
+from porting.gradients import parameter_dims
+from porting.inputs import Inputs
+from porting.tap import Tap
+from porting.trace import Trace, TraceWriter
+
+
+def capture_gradients(
+    model: torch.nn.Module,
+    inputs: Inputs,
+    taps: Sequence[Tap],
+    run: Run,
+    path: Path | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    *,
+    loss: str = "loss",
+) -> Trace:
+    """Trace the gradients of the loss, for every tap that the model has and for every parameter.
+
+    Gradients of taps come from a run under forward hooks, those of parameters from a run without, as
+    training takes them: a model may compute in another way while it is listened to. Nothing of the model
+    changes: not its mode, not `requires_grad`, not `.grad`.
+
+    Args:
+        model: the module; parameters that are frozen get a gradient too.
+        inputs, taps, run, path: as in `capture`. Gradients of taps have the taps' dimensions.
+        metadata: written along, with the lists that `gradients.py` describes.
+        loss: the scalar among the outputs of `run` whose gradients are taken.
+
+    Raises:
+        InputError: the model returns no such output, or no scalar.
+        ValueError: a tensor does not have the axes that its tap declares.
+    """
+    heard: list[_Heard] = []
+    parameters = {name: p for name, p in model.named_parameters() if p.is_floating_point()}
+    with torch.inference_mode(False), torch.enable_grad(), _requiring_gradients(parameters.values()):
+        with _listening(model, taps, heard):
+            outputs = run(model, inputs)
+        heard += [_Heard.of(tap, outputs[tap.name]) for tap in taps if tap.name in outputs]
+        tapped = _gradients(_scalar(outputs, loss), [each.edge for each in heard])
+        del outputs
+        trained = _gradients(_scalar(run(model, inputs), loss), list(parameters.values()))
+
+    writer = TraceWriter(path, inputs)
+    without: list[str] = []
+
+    def write(name: str, gradient: torch.Tensor | None, shape: Sequence[int]) -> np.ndarray:
+        if gradient is None:
+            without.append(name)
+            return np.zeros(shape, np.float32)
+        return to_numpy(gradient.to_dense())
+
+    for each, gradient in zip(heard, tapped, strict=True):
+        array = write(each.tap.name, gradient, each.shape)
+        writer.add(
+            each.tap.name, array.reshape(each.tap.unfolded_shape(array.shape)), each.tap.dimension_names
+        )
+    for (name, parameter), gradient in zip(parameters.items(), trained, strict=True):
+        array = write(name, gradient, parameter.shape)
+        writer.add(name, array, parameter_dims(array.ndim))
+    return writer.close(
+        {**(metadata or {}), "parameters": list(parameters), "without_gradient": without},
+    )
+
+
+@dataclass(frozen=True)
+class _Heard:
+    """Where in the autograd graph a tap's gradient arrives; nowhere where the tap does not need one."""
+
+    tap: Tap
+    shape: tuple[int, ...]
+    edge: GradientEdge | None
+
+    @classmethod
+    def of(cls, tap: Tap, value: torch.Tensor) -> _Heard:
+        edge = get_gradient_edge(value) if value.requires_grad else None
+        return cls(tap, tuple(value.shape), edge)
+
+
+def _scalar(outputs: Mapping[str, torch.Tensor], loss: str) -> torch.Tensor:
+    value = outputs.get(loss)
+    if value is None or value.numel() != 1:
+        found = "none" if value is None else f"one of shape {list(value.shape)}"
+        raise InputError(f"Gradients need a scalar output '{loss}' of the model; it returned {found}.")
+    return value
+
+
+def _gradients(
+    loss: torch.Tensor, sought: Sequence[torch.Tensor | GradientEdge | None]
+) -> list[torch.Tensor | None]:
+    """The gradient of the loss for each; None where the loss does not depend on it."""
+    there: list[Any] = [each for each in sought if each is not None]
+    if not there or not loss.requires_grad:
+        return [None] * len(sought)
+    found = iter(torch.autograd.grad(loss, there, torch.ones_like(loss), allow_unused=True))
+    return [None if each is None else next(found) for each in sought]
+
+
+@contextmanager
+def _requiring_gradients(parameters: Iterable[torch.nn.Parameter]) -> Iterator[None]:
+    frozen = [parameter for parameter in parameters if not parameter.requires_grad]
+    try:
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+        yield
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+
+
+@contextmanager
+def _listening(model: torch.nn.Module, taps: Sequence[Tap], heard: list[_Heard]) -> Iterator[None]:
+    """While the block runs, what each tapped module first returns is a tensor of its own to autograd."""
+    modules = dict(model.named_modules())
+    handles = []
+    try:
+        for tap in taps:
+            if tap.name in modules:
+                handles.append(modules[tap.name].register_forward_hook(_hook(tap, heard)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _hook(tap: Tap, heard: list[_Heard]) -> Callable[..., Any]:
+    called = False
+
+    def hook(_module: torch.nn.Module, _args: Any, output: Any) -> Any:
+        nonlocal called
+        value = output[0] if isinstance(output, tuple) else output
+        if called or not isinstance(value, torch.Tensor):
+            return output
+        called = True
+        own = _own(value)
+        heard.append(_Heard.of(tap, own))
+        return (own, *output[1:]) if isinstance(output, tuple) else own
+
+    return hook
+
+
+def _own(value: torch.Tensor) -> torch.Tensor:
+    """The same values, whose gradient counts only what is made of them from here on.
+
+    It is asked for even where nothing upstream is, so that a cut in the graph shows behind it and not at it.
+    """
+    if value.is_floating_point() and not value.requires_grad:
+        value = value.detach().requires_grad_()
+    return value.clone()  # no view: one that is changed in place leaves the graph
