@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from porting.analysis import Analysis
-from porting.diagnose.candidates import CANDIDATES
+from porting.diagnose.candidates import CANDIDATES, FIRST
 from porting.diagnose.hypothesis import Hypothesis, Value
 from porting.diagnose.lab import Lab, Recorded
 from porting.diagnose.site import Site
@@ -31,7 +31,8 @@ def diagnose(
         lab: the port.
         analysis: which taps are wrong by themselves.
         reference_names: the original's names of the taps.
-        candidates: the port's own, tried before the general ones; None tries none at all.
+        candidates: the port's own, tried before the general ones, but after what the original's config and
+            weights prove; None tries none at all.
     """
     if not analysis.faults:
         return ()
@@ -45,7 +46,7 @@ def diagnose(
         tried: tuple[str, ...] = ()
         if candidates is not None:
             site = site_of(lab, analysis, name, recorded[name])
-            cause, tried = _explain(site, (*candidates, *CANDIDATES))
+            cause, tried = _explain(site, (*FIRST, *candidates, *CANDIDATES))
         key = (cause.kind, cause.subject, cause.words) if cause else ("", name, "")
         if key in faults:
             faults[key] = _joined(faults[key], name)

@@ -16,11 +16,12 @@ from porting.diagnose.candidates.scale import scaled
 from porting.diagnose.candidates.sources import another_source
 from porting.diagnose.candidates.sums import another_sum
 from porting.diagnose.candidates.vector import constant_vector
-from porting.diagnose.candidates.weights import wrong_weights
+from porting.diagnose.candidates.weights import another_parameter, rearranged_weights, wrong_weights
 
+# What a comparison with the original's own config and weights proves comes before what a formula fits.
+FIRST = (another_configuration, wrong_weights)
 CANDIDATES = (
-    another_configuration,
-    wrong_weights,
+    rearranged_weights,
     another_activation,
     another_norm,
     rounded,
@@ -29,4 +30,5 @@ CANDIDATES = (
     another_sum,
     another_order,
     constant_vector,
+    another_parameter,
 )

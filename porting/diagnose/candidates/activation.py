@@ -13,6 +13,8 @@ from porting.diagnose.hypothesis import Hypothesis
 from porting.diagnose.site import Site
 from porting.findings import Cause
 
+# How many tensors are tried as what the original takes it of.
+_NEAREST = 8
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu (tanh approximation, gelu_new)": lambda x: F.gelu(x, approximate="tanh"),
     "gelu (exact)": F.gelu,
@@ -47,3 +49,9 @@ def another_activation(site: Site) -> Iterator[Hypothesis]:
     for wrong, right in itertools.product(ports, originals):
         cause = Cause("activation", f"the port computes {wrong}, the original {right}")
         yield Hypothesis(cause, values[right], values[wrong])
+    if not ports or originals:
+        return
+    for source, other in itertools.islice(site.others(), _NEAREST):
+        mended = FUNCTIONS[ports[0]](other)
+        words = f"the port computes {ports[0]} of another tensor, the original of {source}"
+        yield Hypothesis(Cause("source", words, source), mended, values[ports[0]])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from torch import Tensor
 
@@ -31,10 +31,25 @@ def another_configuration(site: Site) -> Iterator[Hypothesis]:
 
     groups = [[name] for name in differing] + ([list(differing)] if len(differing) > 1 else [])
     for fields in groups:
-        words = ", ".join(f"{f} is {_shown(differing[f][0])}" for f in fields)
-        right = ", ".join(_shown(differing[f][1]) for f in fields)
+        leaves = [leaf for field in fields for leaf in _leaves(field, *differing[field])]
+        words = ", ".join(f"{name} is {_shown(port)}" for name, port, _ in leaves)
+        right = ", ".join(_shown(original) for _, _, original in leaves)
         cause = Cause("config", f"in the port's config {words}; the original has {right}", ", ".join(fields))
         yield Hypothesis(cause, lambda fields=fields: tensor(fields), lambda: tensor([]))  # type: ignore[misc]
+
+
+def _leaves(name: str, port: object, original: object) -> Iterator[tuple[str, object, object]]:
+    """What differs within a field that holds others: (name, port's, original's)."""
+    if isinstance(port, Mapping) and isinstance(original, Mapping):
+        parts = [(f".{key}", port.get(key), original.get(key)) for key in {**port, **original}]
+    elif isinstance(port, list | tuple) and isinstance(original, list | tuple) and len(port) == len(original):
+        parts = [(f"[{i}]", *pair) for i, pair in enumerate(zip(port, original, strict=True))]
+    else:
+        yield name, port, original
+        return
+    for key, ours, theirs in parts:
+        if ours != theirs:
+            yield from _leaves(name + key, ours, theirs)
 
 
 def _shown(value: object) -> str:

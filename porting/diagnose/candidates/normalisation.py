@@ -25,12 +25,14 @@ class _Form:
         mean: whether the mean is taken off.
         by: what it is divided by: root mean square, root of the sum of squares, or nothing.
         weight: how the weight is used: multiplied, 1 + weight, or not at all.
+        outside: whether epsilon is added to the root, not under it.
     """
 
     words: str
     mean: bool
     by: str
     weight: str
+    outside: bool = False
 
     def value(self, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
         centred = x - x.mean(-1, keepdim=True) if self.mean else x
@@ -39,7 +41,7 @@ class _Form:
             scale = torch.ones_like(squares[..., :1])
         else:
             total = squares.mean(-1, keepdim=True) if self.by == "mean" else squares.sum(-1, keepdim=True)
-            scale = torch.rsqrt(total + epsilon)
+            scale = 1 / (total.sqrt() + epsilon) if self.outside else torch.rsqrt(total + epsilon)
         factor = {"times": weight, "plus one": 1 + weight, "none": torch.ones_like(weight)}[self.weight]
         return centred * scale * factor
 
@@ -53,6 +55,7 @@ _FORMS = (
     _Form("multiplies by 1 + weight", mean=False, by="mean", weight="plus one"),
     _Form("divides by the root of the sum of squares", mean=False, by="sum", weight="times"),
     _Form("takes off the mean, and does not divide", mean=True, by="none", weight="times"),
+    _Form("adds epsilon to the root, not under it", mean=False, by="mean", weight="times", outside=True),
     _Form("takes off the mean, and leaves out its weight", mean=True, by="mean", weight="none"),
 )
 

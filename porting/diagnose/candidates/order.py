@@ -29,6 +29,8 @@ def another_order(site: Site) -> Iterator[Hypothesis]:
             cause = Cause("order", f"{dims[axis]} and {dims[axis + 1]} are interleaved")
             yield Hypothesis(cause, regrouped.transpose(axis, axis + 1))
     for axis, name in enumerate(dims):
+        if not site.fits:
+            continue
         yield from _shifted(site, axis, name)
         order = _order(site, axis)
         if order is not None:

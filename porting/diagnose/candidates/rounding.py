@@ -15,7 +15,7 @@ _NARROW = (torch.bfloat16, torch.float16)
 
 def rounded(site: Site) -> Iterator[Hypothesis]:
     """The port's numbers are all numbers of the narrow dtype, and the original's, rounded to it, are they."""
-    for dtype in _NARROW:
+    for dtype in _NARROW if site.fits else ():
         if not torch.equal(site.port.to(dtype).double(), site.port):
             continue
         if torch.equal(site.original.to(dtype).double(), site.original):

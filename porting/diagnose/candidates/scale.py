@@ -15,6 +15,8 @@ _ENOUGH = 16
 
 def scaled(site: Site) -> Iterator[Hypothesis]:
     """The factor by least squares, named where it is a power of one of the model's sizes."""
+    if not site.fits:
+        return
     shown = site.shown
     port, original = site.port[shown], site.original[shown]
     if port.numel() < _ENOUGH or not port.any():

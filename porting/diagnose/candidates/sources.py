@@ -15,7 +15,11 @@ from porting.findings import Cause
 def another_source(site: Site) -> Iterator[Hypothesis]:
     """The module is called with each of the original's tensors that it could read."""
     module, arguments = site.module, site.recorded.arguments
-    if module is None or not arguments or not site.recorded.parameters:
+    # Without parameters of its own a module may pass on what it is given: whatever equals the original's
+    # tensor would be taken for its source.
+    if module is None or not arguments or next(module.parameters(), None) is None:
+        return
+    if not site.recorded.parameters:
         return
     given = arguments[0]
     if not given.is_floating_point():
@@ -23,15 +27,23 @@ def another_source(site: Site) -> Iterator[Hypothesis]:
     reads = _name_of(site, given)
     for name in site.lab.by_name:
         tensor = site.lab.original(name)
-        if tensor is None or tensor.numel() != given.numel() or name == site.name:
+        if tensor is None or name == site.name:
             continue
-        instead = tensor.reshape(given.shape).to(given)
-        if torch.allclose(instead, given, rtol=1e-5, atol=1e-6):
+        if not site.fits and tensor.ndim == given.ndim and tensor.shape[-1] == given.shape[-1]:
+            instead = tensor.to(given)  # another length may be what is wrong
+        elif tensor.numel() == given.numel():
+            instead = tensor.reshape(given.shape).to(given)
+        else:
+            continue
+        if instead.shape == given.shape and torch.allclose(instead, given, rtol=1e-5, atol=1e-6):
             continue
 
         def call(instead: Tensor = instead) -> Tensor | None:
-            with torch.no_grad():
-                output = module(instead, *arguments[1:])
+            try:
+                with torch.no_grad():
+                    output = module(instead, *arguments[1:])
+            except TypeError:  # it is called with more than tensors, which were not kept
+                return None
             value = output[0] if isinstance(output, tuple) else output
             return site.lab.unfolded(site.tap, value)
 

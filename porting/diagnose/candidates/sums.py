@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -14,11 +15,13 @@ from porting.findings import Cause
 _ENOUGH = 16
 # How many of the nearest tensors are tried in pairs.
 _PAIRED = 16
+# How many of those that the port computes the tensor from.
+_SOURCES = 4
 
 
 def another_sum(site: Site) -> Iterator[Hypothesis]:
     """What is left between original and port, looked for among the original's other tensors of this shape."""
-    if site.original.numel() < _ENOUGH:
+    if not site.fits or site.original.numel() < _ENOUGH:
         return
     missing = site.original - site.port
     others = list(site.others())
@@ -38,6 +41,28 @@ def another_sum(site: Site) -> Iterator[Hypothesis]:
         if bool((tensor != 0).all()):
             words = f"the port leaves out a factor, {name}"
             yield Hypothesis(Cause("sum", words, name), site.port * tensor)
+    yield from _combined(site, near)
+
+
+def _combined(site: Site, near: list[tuple[str, Tensor]]) -> Iterator[Hypothesis]:
+    """A tensor that this one is computed from, alone or with another: added, multiplied, subtracted."""
+    nearest = site.recorded.sources[-_SOURCES:]
+    own = [(name, tensor) for name, tensor in near if name in nearest]
+    forms: dict[str, Callable[[], Tensor]] = {}
+    for (name, one), (other, two) in itertools.product(own, near):
+        if name != other:
+            forms |= {
+                f"the product of {name} and {other}": lambda one=one, two=two: one * two,  # type: ignore[misc]
+                f"the sum of {name} and {other}": lambda one=one, two=two: one + two,  # type: ignore[misc]
+                f"{name} less {other}": lambda one=one, two=two: one - two,  # type: ignore[misc]
+                f"{other} less {name}": lambda one=one, two=two: two - one,  # type: ignore[misc]
+            }
+    forms |= {f"{name} alone": lambda one=one: one for name, one in own}  # type: ignore[misc]
+    ports = [words for words, value in forms.items() if site.is_port(value())]
+    originals = [words for words, value in forms.items() if ports and site.agrees(value())]
+    for port, original in itertools.product(ports, originals):
+        cause = Cause("sum", f"the port computes {port}, the original {original}")
+        yield Hypothesis(cause, forms[original], forms[port])
 
 
 def _near(share: float) -> float:

@@ -14,6 +14,8 @@ _ENOUGH = 8
 
 def constant_vector(site: Site) -> Iterator[Hypothesis]:
     """The mean over all positions is taken for the vector."""
+    if not site.fits:
+        return
     axes = [i for i, name in enumerate(site.dims) if name in _POSITIONS]
     count = 1
     for axis in axes:

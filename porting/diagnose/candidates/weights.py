@@ -18,14 +18,7 @@ from porting.findings import Cause
 
 def wrong_weights(site: Site) -> Iterator[Hypothesis]:
     """The parameters that the tensor is computed with, one by one, then all that differ at once."""
-    different: dict[str, Tensor] = {}
-    unknown: dict[str, Tensor] = {}
-    for name, value in site.parameters().items():
-        right = site.lab.right_weights(name)
-        if right is None or right.shape != value.shape:
-            unknown[name] = value
-        elif not torch.equal(right.to(value), value):
-            different[name] = right
+    different, _ = _against_checkpoint(site)
     for name, right in different.items():
         for dtype in (torch.bfloat16, torch.float16):
             if torch.equal(right.to(dtype).double(), site.lab.parameters[name].detach().double()):
@@ -38,15 +31,50 @@ def wrong_weights(site: Site) -> Iterator[Hypothesis]:
         names = " and ".join(different)
         cause = Cause("weight", f"{names} are not what the checkpoint holds", names)
         yield Hypothesis(cause, _with(site, different))
+
+
+def rearranged_weights(site: Site) -> Iterator[Hypothesis]:
+    """Weights that nothing is known of, in another order or another's; then right ones, used in another."""
+    different, unknown = _against_checkpoint(site)
     for name, value in unknown.items():
         for words, other in (*rearranged(site, value), *_others(site, name, value)):
             yield Hypothesis(Cause("weight", f"{name} {words}", name), _with(site, {name: other}))
     known = {n: v for n, v in site.parameters().items() if n not in unknown and n not in different}
     for name, value in known.items():
         for words, other in rearranged(site, value):
-            used = f"is right, and used as if it {words}" if words.startswith("is ") else words
-            cause = Cause("weight", f"{name} {used.replace('if it is', 'if it were')}", name)
+            used = (
+                words.replace("is ", "were ", 1)
+                if words.startswith("is ")
+                else words.replace("has", "had", 1)
+            )
+            cause = Cause("weight", f"{name} is right, and used as if it {used}", name)
             yield Hypothesis(cause, _with(site, {name: other}))
+
+
+def _against_checkpoint(site: Site) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Of the parameters that the tensor is computed with: the right values of those that differ from what the
+    checkpoint holds, and the values of those that it does not know."""
+    different: dict[str, Tensor] = {}
+    unknown: dict[str, Tensor] = {}
+    for name, value in site.parameters().items():
+        right = site.lab.right_weights(name)
+        if right is None or right.shape != value.shape:
+            unknown[name] = value
+        elif not torch.equal(right.to(value), value):
+            different[name] = right
+    return different, unknown
+
+
+def another_parameter(site: Site) -> Iterator[Hypothesis]:
+    """A right parameter is used, and another one should be."""
+    for name, value in site.parameters().items():
+        for other, found in site.lab.parameters.items():
+            if other != name and found.shape == value.shape:
+                right = site.lab.right_weights(other)
+                words = f"{name} is used where {other} belongs"
+                yield Hypothesis(
+                    Cause("weight", words, other), _with(site, {name: found if right is None else right})
+                )
 
 
 def _with(site: Site, values: dict[str, Tensor]) -> Value:
@@ -98,7 +126,8 @@ def describe(site: Site, value: Tensor, right: Tensor, name: str) -> str:
         if order is not None:
             return f"has its {('rows', 'columns')[axis] if value.ndim == 2 else 'elements'} {_pattern(order)}"
     factor = float((value * right).sum() / right.square().sum())
-    if torch.allclose(value, factor * right, rtol=1e-5, atol=0.0):
+    # Of a product's rounding only: a small change of few elements is no factor.
+    if torch.allclose(value, factor * right, rtol=4 * torch.finfo(torch.float32).eps, atol=0.0):
         return f"is {factor:.6g} times what the checkpoint holds"
     count = int((value != right).sum())
     largest = float((value - right).abs().max())

@@ -7,10 +7,13 @@ from porting.ports.t5.candidates.loss import wrong_loss
 from porting.ports.t5.candidates.padding import wrong_padding
 from porting.ports.t5.candidates.positions import wrong_buckets, wrong_positions
 from porting.ports.t5.candidates.tokens import wrong_tokens
+from porting.ports.t5.candidates.values import wrong_merge, wrong_values
 
 CANDIDATES = (
     wrong_scores,
     wrong_softmax,
+    wrong_values,
+    wrong_merge,
     wrong_buckets,
     wrong_positions,
     wrong_tokens,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -24,22 +25,27 @@ class _Scores:
         scale, bias_share: by least squares, whole numbers where they nearly are.
         bias: whose bias; "" where there is none.
         values: [b, h, l, m] of these.
+        product: which product it is, where it is not that of q and k.
     """
 
     scale: float
     bias_share: float
     bias: str
     values: Tensor
+    product: str = ""
+
+
+_PRODUCT = "queries by keys"
 
 
 def wrong_scores(site: Site) -> Iterator[Hypothesis]:
     """Both sides' scores taken apart into q k, bias and mask; what differs between the two is the cause."""
     if site.leaf != "scores":
         return
-    product = _product(site)
+    products = {name: x for name, x in _products(site).items() if x.numel() == site.port.numel()}
     shape = site.port.shape
     flat = (shape[0], -1, *shape[-2:])
-    if product is None or product.shape != site.port.reshape(flat).shape:
+    if not site.fits or not products:
         return
     port, original, floor = (x.reshape(flat) for x in (site.port, site.original, site.floor))
     seen = {"port": port > MASKED_BELOW, "original": original > MASKED_BELOW}
@@ -47,7 +53,7 @@ def wrong_scores(site: Site) -> Iterator[Hypothesis]:
     tolerance = site.times * floor
     biases = _biases(site, flat)
     parts = {
-        side: next(_fits(values, product, biases, both, tolerance), None)
+        side: next(_fits(values, products, biases, both, tolerance), None)
         for side, values in (("port", port), ("original", original))
     }
     found, right = parts["port"], parts["original"]
@@ -69,13 +75,20 @@ def wrong_scores(site: Site) -> Iterator[Hypothesis]:
         return
     faulty = torch.where(seen["port"], found.values, port)
     if soft:
-        faulty = torch.where(odd, found.values + level, faulty)
+        # Beside the level float32 loses digits of the score: no finer than that can the two agree.
+        near = (port - found.values - level).abs() <= 4 * torch.finfo(torch.float32).eps * abs(level)
+        faulty = torch.where(odd, torch.where(near, port, found.values + level), faulty)
     mended = torch.where(seen["original"], right.values, original)
     yield Hypothesis(Cause(kinds[0], "; ".join(words)), mended.reshape(shape), faulty.reshape(shape))
 
 
 def _differences(site: Site, found: _Scores, right: _Scores) -> tuple[list[str], list[str]]:
     words, kinds = [], []
+    if found.product != right.product:
+        words.append(
+            f"the port multiplies {found.product or _PRODUCT}, the original {right.product or _PRODUCT}"
+        )
+        kinds.append("order")
     if found.scale != right.scale:
         factor = found.scale / right.scale if right.scale else found.scale
         d_kv = site.lab.by_name[site.name].sizes.get("d_kv") or _width(site)
@@ -113,22 +126,37 @@ def _queries(site: Site) -> Tensor | None:
     return None if q is None else q.reshape(*q.shape[:2], -1, q.shape[-1]).transpose(1, 2)
 
 
-def _product(site: Site) -> Tensor | None:
-    """q k of the original, [b, h, l, m]."""
+def _products(site: Site) -> dict[str, Tensor]:
+    """q k of the original, [b, h, l, m], under ""; then what else may be multiplied, by name."""
+    logits = site.sibling("logits")  # of talking heads, mixed already
+    if logits is not None:
+        return {"": logits.reshape(logits.shape[0], -1, *logits.shape[-2:])}
     q, k = _queries(site), site.sibling("k")
     k = site.sibling("kv") if k is None else k
     if q is None or k is None:
-        return None
+        return {}
     keys = k.reshape(*k.shape[:2], -1, k.shape[-1]).transpose(1, 2)
     if q.shape[-1] != keys.shape[-1] or q.shape[1] % keys.shape[1]:
-        return None
-    keys = keys.repeat_interleave(q.shape[1] // keys.shape[1], dim=1)
-    return q @ keys.transpose(-1, -2)
+        return {}
+    times = q.shape[1] // keys.shape[1]
+    each = keys.repeat_interleave(times, dim=1)
+    found = {"": q @ each.transpose(-1, -2)}
+    if q.shape[-2] == keys.shape[-2]:
+        found["keys by queries (the two exchanged)"] = found[""].transpose(-1, -2)
+    if times > 1 and keys.shape[1] > 1:
+        tiled = keys.repeat(1, times, 1, 1)
+        found["queries by keys whose heads follow each other in turn"] = q @ tiled.transpose(-1, -2)
+    values = site.sibling("v")
+    if values is not None and values.shape == k.shape:
+        instead = values.reshape(*k.shape[:2], -1, k.shape[-1]).transpose(1, 2)
+        found["queries by values"] = q @ instead.repeat_interleave(times, dim=1).transpose(-1, -2)
+    return found
 
 
 def _biases(site: Site, flat: tuple[int, ...]) -> dict[str, Tensor]:
     """The original's position biases that fit here: the layer's own, its transpose, then others'."""
     own = f"{site.parent}.position_bias"
+    flat_heads = site.port.numel() // (flat[0] * flat[-2] * flat[-1])
     found: dict[str, Tensor] = {}
     for name in sorted(site.lab.by_name, key=lambda name: name != own):
         if not name.endswith(".position_bias"):
@@ -136,7 +164,12 @@ def _biases(site: Site, flat: tuple[int, ...]) -> dict[str, Tensor]:
         bias = site.lab.original(name)
         if bias is None or bias.shape[-2:] != torch.Size(flat[-2:]):
             continue
-        whole = bias.reshape(-1, *bias.shape[-2:]) if bias.ndim == 3 else bias.reshape(flat)
+        # Heads may be several axes: how many there are does not tell whether the batch is among them.
+        each = "batch" in site.lab.by_name[name].dimension_names
+        whole = bias.reshape(bias.shape[0] if each else 1, -1, *bias.shape[-2:])
+        if whole.shape[1] != flat_heads or whole.shape[0] not in (1, flat[0]):
+            continue
+        whole = whole if each else whole[0]
         if any(torch.equal(whole, other) for other in found.values()):
             continue
         found[name] = whole
@@ -146,18 +179,21 @@ def _biases(site: Site, flat: tuple[int, ...]) -> dict[str, Tensor]:
 
 
 def _fits(
-    values: Tensor, product: Tensor, biases: dict[str, Tensor], seen: Tensor, tolerance: Tensor
+    values: Tensor, products: dict[str, Tensor], biases: dict[str, Tensor], seen: Tensor, tolerance: Tensor
 ) -> Iterator[_Scores]:
     """Ways to make the values of q k and a bias, of those seen."""
     target = values[seen]
-    for name, bias in (*biases.items(), ("", torch.zeros(1, 1, 1, dtype=torch.float64))):
+    ways = itertools.product(
+        products.items(), (*biases.items(), ("", torch.zeros(1, 1, 1, dtype=torch.float64)))
+    )
+    for (which, product), (name, bias) in ways:
         columns = [product[seen]] + ([bias.expand_as(product)[seen]] if name else [])
         matrix = torch.stack(columns, dim=1)
         solution = torch.linalg.lstsq(matrix.T @ matrix, (matrix.T @ target)[:, None]).solution.flatten()
         scale, share = _whole(float(solution[0])), _whole(float(solution[1])) if name else 0.0
         made = scale * product + share * bias
         if bool(((made - values).abs()[seen] <= tolerance[seen]).all()):
-            yield _Scores(scale, share, name if share else "", made)
+            yield _Scores(scale, share, name if share else "", made, which)
 
 
 def _whole(x: float) -> float:
@@ -171,12 +207,14 @@ def wrong_softmax(site: Site) -> Iterator[Hypothesis]:
     scores = site.sibling("scores")
     if scores is None or scores.shape != site.port.shape:
         return
-    mesh = softmax(scores.float()).double()
+    # In float32, where hidden scores have lost what they were before the mask.
+    narrow = scores.float()
+    mesh = softmax(narrow).double()
     forms = {
         "exp(x - logsumexp(x)), whose weights are 1 each where all is hidden": mesh,
-        "a softmax whose weights sum to 1 where all is hidden": scores.softmax(-1),
-        "a softmax over the queries": scores.softmax(-2),
-        "a softmax over the heads": scores.softmax(1),
+        "a softmax whose weights sum to 1 where all is hidden": narrow.softmax(-1).double(),
+        "a softmax over the queries": narrow.softmax(-2).double(),
+        "a softmax over the heads": narrow.softmax(1).double(),
         "a softmax with 1 added to its denominator": _softmax_one(scores),
         "a sigmoid": scores.sigmoid(),
         "no softmax": scores,

@@ -44,8 +44,23 @@ def wrong_loss(site: Site) -> Iterator[Hypothesis]:
         if not extra:
             right = f"the sum over real targets, divided by {float(denominator):.6g}"
             forms.setdefault(right, site.original)
+    if targets.numel() > logits.shape[0]:
+        early = F.cross_entropy(logits[:, :-1].flatten(0, 1), _later(site).flatten(), reduction="none")
+        shifted = (early * (_later(site).flatten() > 0)).sum()
+        words = "the sum over real targets, each judged by the logits one position before it"
+        for count, name in (
+            (targets.numel(), "divided by all positions"),
+            (float((each[""] * real).sum() / site.original), "divided as in the original"),
+            (early.numel(), "divided by all these positions"),
+            (float((_later(site) > 0).sum().clamp(min=1)), "divided by their number"),
+        ):
+            forms[f"{words}, {name}"] = shifted / count
     ports = [name for name, value in forms.items() if site.is_port(value)]
     originals = [name for name, value in forms.items() if site.agrees(value)]
     for port, original in itertools.product(ports, originals):
         cause = Cause("loss", f"the port's loss is {port}; the original's {original}")
         yield Hypothesis(cause, forms[original], forms[port])
+
+
+def _later(site: Site) -> torch.Tensor:
+    return torch.from_numpy(site.inputs.targets).long()[:, 1:]

@@ -61,7 +61,7 @@ class _Counting:
 
 def wrong_buckets(site: Site) -> Iterator[Hypothesis]:
     """A bias depends on the distance alone: both sides' values by distance, looked up in the table."""
-    if site.leaf != "position_bias" or len(site.dims) < 3 or "batch" in site.dims:
+    if site.leaf != "position_bias" or not site.fits or len(site.dims) < 3 or "batch" in site.dims:
         return
     shape = site.port.shape
     heads, length, memory = int(torch.tensor(shape[:-2]).prod()), shape[-2], shape[-1]
