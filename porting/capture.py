@@ -6,6 +6,7 @@ A tap names a module path (its output is taken) or one of the outputs that the p
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -128,12 +129,25 @@ def run_tapped(
         return listen(tap, value)
 
     with torch.no_grad():
-        with listening(model, taps, once):
+        with _not_compiled(), listening(model, taps, once):
             outputs = run(model, inputs)
         for tap in taps:
             if tap.name in outputs and tap.name not in heard:
                 listen(tap, outputs[tap.name])
     return {name: value.detach().clone() for name, value in outputs.items()}
+
+
+@contextmanager
+def _not_compiled() -> Iterator[None]:
+    """What `torch.compile` made runs as it was written: hooks are not part of what was compiled.
+
+    The run without hooks (`without_hooks`) is the compiled one.
+    """
+    if "torch._dynamo" not in sys.modules:  # nothing can have been compiled, and loading it takes long
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
 
 
 def modules_by_path(model: torch.nn.Module) -> dict[str, torch.nn.Module]:

@@ -17,6 +17,7 @@ from porting.errors import PortingError
 from porting.findings import Findings
 from porting.isolation import Originals
 from porting.port import Port
+from porting.tap import Tap
 from porting.trace import Trace
 
 
@@ -114,13 +115,14 @@ def _variants(module: torch.nn.Module, port: Port, config: Any, reference: Trace
     names = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
     differing = {name: (ours.get(name), theirs.get(name)) for name in names}
 
-    def build(fields: Sequence[str]) -> torch.nn.Module:
+    def build(fields: Sequence[str]) -> tuple[torch.nn.Module, Sequence[Tap]]:
         changed = {**ours, **{name: theirs[name] for name in fields if name in theirs}}
         for name in fields:
             if name not in theirs:
                 del changed[name]
-        model = port.build(port.config_from_json(changed))
+        changed_config = port.config_from_json(changed)
+        model = port.build(changed_config)
         model.load_state_dict(module.state_dict())
-        return model.to(next(module.parameters()).dtype).eval()
+        return model.to(next(module.parameters()).dtype).eval(), port.taps(changed_config)
 
     return Variants(differing, build)

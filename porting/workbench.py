@@ -212,7 +212,7 @@ def compare_outputs(
 
     def examine(found: Comparison, original: Trace, own: Trace, *, causes: bool = False) -> Comparison:
         if not analyse or found.status == INVALID:
-            return found
+            return found  # compare_traces has said why
         from porting.explain import explain
 
         explanation = explain(

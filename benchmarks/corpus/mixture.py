@@ -26,12 +26,12 @@ def _routed(model: Any, change: Any) -> None:
     mixture._through_experts = lambda tokens, routing: right(tokens, change(routing))
 
 
-@in_code(_MOE, "gate scale sum", variants=_ONLY)
+@in_code(_MOE, "routing", variants=_ONLY)
 def gate_not_multiplied(model: Any) -> None:
     _routed(model, lambda routing: replace(routing, weights=(routing.weights != 0).float()))
 
 
-@in_code(_MOE, "gate scale sum", variants=_ONLY)
+@in_code(_MOE, "routing", variants=_ONLY)
 def gate_is_a_sigmoid(model: Any) -> None:
     mixture = _mixture(model)
     right = mixture._through_experts
@@ -57,7 +57,7 @@ def padding_routed_to_experts_too(model: Any) -> None:
     forward(mixture, run)
 
 
-@in_code(_MOE, "sum source", variants=_ONLY)
+@in_code(_MOE, "routing", variants=_ONLY)
 def overflowing_tokens_pass_through(model: Any) -> None:
     """As transformers does: a token that no expert takes keeps its value."""
     mixture = _mixture(model)

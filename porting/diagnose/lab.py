@@ -43,11 +43,11 @@ class Variants:
 
     Attributes:
         differing: fields in which the port's configuration is not the original's, with (port's, original's).
-        build: the model with these fields taken from the original; all others stay.
+        build: the model with these fields taken from the original, and its taps; all other fields stay.
     """
 
     differing: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
-    build: Callable[[Sequence[str]], nn.Module] | None = None
+    build: Callable[[Sequence[str]], tuple[nn.Module, Sequence[Tap]]] | None = None
 
 
 class _Reached(Exception):  # noqa: N818 - it is no error
@@ -149,31 +149,33 @@ class Lab:
                 handle.remove()
 
     def replay(
-        self, name: str, parameters: Mapping[str, Tensor] | None = None, model: nn.Module | None = None
+        self,
+        name: str,
+        parameters: Mapping[str, Tensor] | None = None,
+        instead: tuple[nn.Module, Sequence[Tap]] | None = None,
     ) -> Tensor | None:
         """What the port computes at a tap from the original's tensors, with other values in some parameters.
 
         Args:
             name: of the tap.
             parameters: new values by parameter name.
-            model: another model in the port's place.
+            instead: another model in the port's place, and its taps.
 
         Returns:
             float64, in the tap's dims; None where the tap was not reached.
         """
         found: list[Tensor] = []
+        model, taps = instead or (self.model, self.taps)
 
         def listen(tap: Tap, value: Tensor) -> Tensor | None:
             if tap.name == name:
-                found.append(value.detach().clone())
+                found.append(self.unfolded(tap, value))
                 raise _Reached
             return self.originals.like(tap, value)
 
         with self._changed(parameters or {}), suppress(_Reached):
-            run_tapped(model or self.model, self.inputs, self.taps, self.run, listen)
-        if not found:
-            return None
-        return self.unfolded(self.by_name[name], found[0])
+            run_tapped(model, self.inputs, taps, self.run, listen)
+        return found[0] if found else None
 
     @contextmanager
     def _changed(self, values: Mapping[str, Tensor]) -> Iterator[None]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from porting.diagnose.lab import Lab, Recorded
 from porting.inputs import Inputs
+from porting.noise import floor_of
 from porting.tap import Tap
 
 
@@ -147,8 +148,12 @@ class Site:
         ports, originals = (x[self.shown].square().mean().sqrt() for x in (self.port, self.original))
         if not (ports > 0 and originals > 0 and torch.isfinite(ports) and torch.isfinite(originals)):
             return self.floor
-        return self.floor * (originals / ports)
+        # Rows may have grown more than the whole: none is held to less than its own rounding.
+        own = torch.from_numpy(floor_of([], self.original.numpy(), _OWN, self.tap.hidden_below))
+        return (self.floor * (originals / ports)).maximum(own)
 
 
+# The relative rounding of a sum of a few terms of its own size.
+_OWN = 4 * torch.finfo(torch.float32).eps
 # How much of the difference a mended fault may leave, root mean square.
 _LEFT = 0.25

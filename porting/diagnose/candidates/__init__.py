@@ -11,6 +11,7 @@ from porting.diagnose.candidates.activation import another_activation
 from porting.diagnose.candidates.configuration import another_configuration
 from porting.diagnose.candidates.normalisation import another_norm
 from porting.diagnose.candidates.order import another_order
+from porting.diagnose.candidates.projection import another_projection
 from porting.diagnose.candidates.rounding import rounded
 from porting.diagnose.candidates.scale import scaled
 from porting.diagnose.candidates.sources import another_source
@@ -28,6 +29,7 @@ CANDIDATES = (
     scaled,
     another_source,
     another_sum,
+    another_projection,
     another_order,
     constant_vector,
     another_parameter,

@@ -25,7 +25,7 @@ def another_configuration(site: Site) -> Iterator[Hypothesis]:
     def tensor(fields: Sequence[str]) -> Tensor | None:
         assert build is not None
         try:
-            return site.lab.replay(site.name, model=build(fields))
+            return site.lab.replay(site.name, instead=build(fields))
         except (RuntimeError, ValueError):  # the weights do not fit such a model
             return None
 

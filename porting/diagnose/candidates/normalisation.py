@@ -16,6 +16,9 @@ from porting.findings import Cause
 _EPSILONS = (1e-6, 0.0, 1e-12, 1e-8, 1e-7, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 
 
+_NARROW_MEAN = "mean in bfloat16"
+
+
 @dataclass(frozen=True)
 class _Form:
     """One way to normalise.
@@ -40,7 +43,9 @@ class _Form:
         if self.by == "none":
             scale = torch.ones_like(squares[..., :1])
         else:
-            total = squares.mean(-1, keepdim=True) if self.by == "mean" else squares.sum(-1, keepdim=True)
+            total = squares.sum(-1, keepdim=True) if self.by == "sum" else squares.mean(-1, keepdim=True)
+            if self.by == _NARROW_MEAN:
+                total = centred.bfloat16().square().mean(-1, keepdim=True).double()
             scale = 1 / (total.sqrt() + epsilon) if self.outside else torch.rsqrt(total + epsilon)
         factor = {"times": weight, "plus one": 1 + weight, "none": torch.ones_like(weight)}[self.weight]
         return centred * scale * factor
@@ -57,6 +62,7 @@ _FORMS = (
     _Form("takes off the mean, and does not divide", mean=True, by="none", weight="times"),
     _Form("adds epsilon to the root, not under it", mean=False, by="mean", weight="times", outside=True),
     _Form("takes off the mean, and leaves out its weight", mean=True, by="mean", weight="none"),
+    _Form("takes the mean square in bfloat16", mean=False, by=_NARROW_MEAN, weight="times"),
 )
 
 
@@ -79,7 +85,8 @@ def another_norm(site: Site) -> Iterator[Hypothesis]:
     if form == right_form:
         cause = Cause("epsilon", f"epsilon is {epsilon:.3g} in the port, {right_epsilon:.3g} in the original")
     else:
-        cause = Cause("norm", f"the port's norm {form.words}; the original's {right_form.words}")
+        kind = "rounding" if _NARROW_MEAN in (form.by, right_form.by) else "norm"
+        cause = Cause(kind, f"the port's norm {form.words}; the original's {right_form.words}")
     yield Hypothesis(cause, right_value, value)
 
 

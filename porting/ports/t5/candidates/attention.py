@@ -88,7 +88,7 @@ def _differences(site: Site, found: _Scores, right: _Scores) -> tuple[list[str],
         words.append(
             f"the port multiplies {found.product or _PRODUCT}, the original {right.product or _PRODUCT}"
         )
-        kinds.append("order")
+        kinds.append("rounding" if "rounded" in found.product else "order")
     if found.scale != right.scale:
         factor = found.scale / right.scale if right.scale else found.scale
         d_kv = site.lab.by_name[site.name].sizes.get("d_kv") or _width(site)
@@ -146,6 +146,11 @@ def _products(site: Site) -> dict[str, Tensor]:
     if times > 1 and keys.shape[1] > 1:
         tiled = keys.repeat(1, times, 1, 1)
         found["queries by keys whose heads follow each other in turn"] = q @ tiled.transpose(-1, -2)
+    for dtype in (torch.bfloat16, torch.float16):
+        narrow = str(dtype).removeprefix("torch.")
+        both = q.to(dtype), each.transpose(-1, -2).to(dtype)
+        found[f"queries by keys, rounded to {narrow}"] = both[0].double() @ both[1].double()
+        found[f"queries by keys in {narrow}, the product rounded too"] = (both[0] @ both[1]).double()
     values = site.sibling("v")
     if values is not None and values.shape == k.shape:
         instead = values.reshape(*k.shape[:2], -1, k.shape[-1]).transpose(1, 2)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from porting.diagnose.hypothesis import Hypothesis
 from porting.diagnose.site import Site
 from porting.findings import Cause
+from porting.ports.t5.candidates.routing import balance_losses
 
 _Z_LOSS = 1e-4
 
@@ -33,6 +34,7 @@ def wrong_loss(site: Site) -> Iterator[Hypothesis]:
             flat, targets, reduction="none", label_smoothing=smoothing
         )
     forms = {}
+    summed_up = (each[""] * real).sum()
     for extra, values in each.items():
         summed, everything = (values * real).sum(), values.sum()
         forms[f"the sum over real targets, divided by all positions{extra}"] = summed / targets.numel()
@@ -40,21 +42,26 @@ def wrong_loss(site: Site) -> Iterator[Hypothesis]:
         forms[f"the mean over all positions, padding included{extra}"] = everything / targets.numel()
         forms[f"the sum over real targets{extra}"] = summed
         forms[f"the sum over real targets, divided by the batch size{extra}"] = summed / logits.shape[0]
-        denominator = summed / site.original
-        if not extra:
-            right = f"the sum over real targets, divided by {float(denominator):.6g}"
-            forms.setdefault(right, site.original)
     if targets.numel() > logits.shape[0]:
         early = F.cross_entropy(logits[:, :-1].flatten(0, 1), _later(site).flatten(), reduction="none")
         shifted = (early * (_later(site).flatten() > 0)).sum()
         words = "the sum over real targets, each judged by the logits one position before it"
         for count, name in (
             (targets.numel(), "divided by all positions"),
-            (float((each[""] * real).sum() / site.original), "divided as in the original"),
+            (float(summed_up / site.original), "divided as in the original"),
             (early.numel(), "divided by all these positions"),
             (float((_later(site) > 0).sum().clamp(min=1)), "divided by their number"),
         ):
             forms[f"{words}, {name}"] = shifted / count
+    denominators = [round(float(summed_up / value)) for value in (site.original, site.port) if value]
+    denominators += [int(getattr(getattr(site.lab.model, "config", None), "loss_denominator", None) or 0)]
+    for whole in denominators:
+        if whole > 0:
+            forms.setdefault(f"the sum over real targets, divided by {whole}", summed_up / whole)
+    for words, losses in balance_losses(site).items():
+        forms |= {
+            f"{name}{words}": value + losses for name, value in list(forms.items()) if " and the " not in name
+        }
     ports = [name for name, value in forms.items() if site.is_port(value)]
     originals = [name for name, value in forms.items() if site.agrees(value)]
     for port, original in itertools.product(ports, originals):

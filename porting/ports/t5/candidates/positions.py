@@ -79,6 +79,8 @@ def wrong_buckets(site: Site) -> Iterator[Hypothesis]:
             continue
         rows = table.cpu().double()
         fits = {side: list(_countings(rows, values, relative)) for side, values in sides.items()}
+        if not fits["port"] and fits["original"]:
+            yield from _cut_off(site, sides["port"], sides["original"], relative, place)
         for port, original in _nearest_first(fits["port"], fits["original"]):
             names = [f.name for f in fields(port) if getattr(port, f.name) != getattr(original, f.name)]
             words = ", ".join(
@@ -87,6 +89,20 @@ def wrong_buckets(site: Site) -> Iterator[Hypothesis]:
             )
             mended, faulty = (rows[c.buckets(relative)].T[:, place].reshape(shape) for c in (original, port))
             yield Hypothesis(Cause("buckets", words), mended, faulty)
+
+
+def _cut_off(
+    site: Site, port: Tensor, original: Tensor, relative: Tensor, place: Tensor
+) -> Iterator[Hypothesis]:
+    """Distances from some number on have no bias. `port`, `original`: by distance, [heads, distances]."""
+    without = (port == 0).all(dim=0) & (original != 0).any(dim=0)
+    if not bool(without.any()):
+        return
+    first = int(relative[without].abs().min())
+    cut = original.masked_fill(relative.abs() >= first, 0.0)
+    words = f"the port adds no bias from a distance of {first} on"
+    shape = site.port.shape
+    yield Hypothesis(Cause("buckets", words), original[:, place].reshape(shape), cut[:, place].reshape(shape))
 
 
 def _countings(table: Tensor, by_distance: Tensor, relative: Tensor) -> Iterator[_Counting]:

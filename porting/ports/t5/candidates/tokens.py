@@ -29,6 +29,7 @@ def wrong_tokens(site: Site) -> Iterator[Hypothesis]:
             if ids.shape == site.port.shape[:2] and int(ids.min()) >= 0 and int(ids.max()) < len(rows):
                 forms[name] = rows[ids]
                 forms[f"{name}, times d_model**0.5"] = rows[ids] * table.shape[1] ** 0.5
+                forms[f"{name}, id 0 as zeros"] = rows[ids] * (ids != 0)[..., None]
         ports = [name for name, value in forms.items() if site.is_port(value)]
         originals = [name for name, value in forms.items() if site.agrees(value)]
         for port, original in itertools.product(ports, originals):
