@@ -191,7 +191,7 @@ class Analyser:
             if ("isolated", tap.name) in self._arrays:
                 figures = self._figures[tap.name]
                 isolated = self._arrays.get("isolated", tap.name)
-                floor = np.asarray(self._arrays.get("floor", tap.name), np.float64)
+                floor = self._arrays.get("floor", tap.name)
                 original = self._originals.unfolded(tap, isolated.shape)
                 assert original is not None
                 figures.local_floor = _largest(floor)
@@ -226,17 +226,17 @@ class Analyser:
         """From inputs moved by one rounding unit."""
         change = distance(value, moved_value, tap.hidden_below)
         floor = floor_of([change], like, self._unit, tap.hidden_below)
-        self._arrays.put(kind, tap.name, floor.astype(np.float32))
+        self._arrays.put(kind, tap.name, floor.astype(np.float32, copy=False))
 
     def _second_floor(
         self, kind: str, tap: Tap, value: np.ndarray, wide_value: np.ndarray, like: np.ndarray
     ) -> None:
         """And from a float64 run, wherever that computes the same."""
         change = distance(value, wide_value, tap.hidden_below)
-        before = np.asarray(self._arrays.get(kind, tap.name), np.float64)
-        change = np.where(change <= before * _LOST, change, 0.0)
+        before = self._arrays.get(kind, tap.name)
+        change[change > before * _LOST] = 0.0
         floor = floor_of([before, change], like, self._unit, tap.hidden_below)
-        self._arrays.put(kind, tap.name, floor.astype(np.float32))
+        self._arrays.put(kind, tap.name, floor.astype(np.float32, copy=False))
 
     def _in_float64(self, passes: Callable[[], object]) -> None:
         """A module that has float32 written into its code cannot run in float64: said, not hidden."""

@@ -1,4 +1,4 @@
-"""How far one tensor is from another: axes aligned by name, then element by element, in float64."""
+"""How far one tensor is from another: axes aligned by name, then element by element."""
 
 from __future__ import annotations
 
@@ -54,7 +54,9 @@ class Difference:
 
 
 def distance(expected: np.ndarray, value: np.ndarray, hidden_below: float | None = None) -> np.ndarray:
-    """|expected - value| element by element, float64; infinite where one side is not a number.
+    """|expected - value| element by element, in the wider of the two dtypes, at least float32.
+
+    Infinite where one side alone is not a number, or infinite.
 
     Args:
         expected, value: of one shape.
@@ -62,13 +64,15 @@ def distance(expected: np.ndarray, value: np.ndarray, hidden_below: float | None
             position is infinitely far: hidden scores lie around -1e9, where neighbouring float32 numbers are
             64 apart, so that their exact values mean nothing, and the softmax makes zero of them.
     """
-    wide, port = np.asarray(expected, np.float64), np.asarray(value, np.float64)
-    with np.errstate(invalid="ignore"):
-        apart = np.asarray(np.abs(wide - port))
-    apart[wide == port] = 0.0  # two infinities of one sign
-    apart[np.isnan(apart)] = np.inf
+    dtype = np.result_type(expected, value, np.float32)
+    with np.errstate(invalid="ignore", over="ignore"):
+        apart = np.asarray(np.subtract(expected, value, dtype=dtype))
+        np.abs(apart, out=apart)
+    if not np.isfinite(apart.max(initial=0.0)):
+        apart[np.asarray(expected == value)] = 0.0  # two infinities of one sign
+        apart[np.isnan(apart)] = np.inf
     if hidden_below is not None:
-        hidden, hidden_in_port = wide <= hidden_below, port <= hidden_below
+        hidden, hidden_in_port = expected <= hidden_below, value <= hidden_below
         apart[hidden & hidden_in_port] = 0.0
         apart[hidden != hidden_in_port] = np.inf
     return apart
@@ -78,8 +82,8 @@ def difference_of(expected: np.ndarray, value: np.ndarray, hidden_below: float |
     """The difference of two tensors of one shape; see `distance`."""
     if expected.size == 0:
         return Difference(0.0, 0.0, 0.0)
-    apart = distance(expected, value, hidden_below)
-    magnitudes = np.abs(np.asarray(expected, np.float64))
+    apart = distance(np.asarray(expected, np.float64), value, hidden_below)
+    magnitudes = np.abs(expected)
     if hidden_below is not None:
         magnitudes = magnitudes[np.asarray(expected) > hidden_below]
     index = tuple(int(i) for i in np.unravel_index(int(apart.argmax()), apart.shape))

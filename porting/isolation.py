@@ -114,6 +114,6 @@ def moved(value: torch.Tensor, unit: float, hidden_below: float | None, seed: in
         seed: of the signs.
     """
     generator = torch.Generator().manual_seed(seed)
-    signs = torch.randint(0, 2, value.shape, generator=generator).to(value) * 2 - 1
-    changed = value * (1 + unit * signs)
+    up = torch.randint(0, 2, value.shape, generator=generator, dtype=torch.uint8).bool().to(value.device)
+    changed = torch.where(up, value * (1 + unit), value * (1 - unit))
     return changed if hidden_below is None else torch.where(value <= hidden_below, value, changed)

@@ -33,7 +33,7 @@ def times_for(unit: float) -> float:
 def floor_of(
     changes: list[np.ndarray], value: np.ndarray, unit: float, hidden_below: float | None = None
 ) -> np.ndarray:
-    """The rounding to be expected of each element, float64, of the value's shape.
+    """The rounding to be expected of each element, of the value's shape; float32 unless a value is wider.
 
     Args:
         changes: |value - value computed otherwise|, one array for each other way.
@@ -41,16 +41,24 @@ def floor_of(
         unit: the relative rounding unit of what it is computed in (`torch.finfo(dtype).eps`).
         hidden_below: values at or below this are masks: nothing is expected of them.
     """
-    wide = np.asarray(value, np.float64)
-    counts = np.isfinite(wide) if hidden_below is None else np.isfinite(wide) & (wide > hidden_below)
-    floor = np.where(counts, np.abs(wide) * (unit / 2), 0.0)
-    for change in changes:
-        floor = np.maximum(floor, np.where(counts & np.isfinite(change), change, 0.0))
+    dtype = np.result_type(value, np.float32, *changes)
+    floor = np.asarray(np.multiply(np.abs(value), unit / 2, dtype=dtype))
+    if hidden_below is not None:
+        floor[np.asarray(value <= hidden_below)] = 0.0
+    for change in (floor, *changes):
+        plain = np.isfinite(change.max(initial=0.0))
+        np.maximum(floor, change if plain else np.where(np.isfinite(change), change, 0.0), out=floor)
+    floor[~np.isfinite(floor)] = 0.0
+    if hidden_below is not None:
+        floor[np.asarray(value <= hidden_below)] = 0.0
     if floor.ndim == 0:
         return floor
-    in_row = np.maximum(counts.sum(axis=-1, keepdims=True), 1)
-    rows: np.ndarray = np.sqrt(np.square(floor).sum(axis=-1, keepdims=True) / in_row)
-    return np.asarray(np.maximum(floor, rows))
+    counts = np.full((*floor.shape[:-1], 1), max(floor.shape[-1], 1))
+    if hidden_below is not None:
+        counts = np.maximum((value > hidden_below).sum(axis=-1, keepdims=True), 1)
+    rows = np.sqrt(np.einsum("...i,...i->...", floor, floor)[..., None] / counts).astype(dtype)
+    np.maximum(floor, rows, out=floor)
+    return floor
 
 
 def times_the_floor(
@@ -60,6 +68,6 @@ def times_the_floor(
     apart = distance(expected, value, hidden_below)
     if not apart.size:
         return 0.0
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = np.where(apart == 0, 0.0, apart / floor)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        ratio = np.divide(apart, floor, out=np.zeros_like(apart), where=apart != 0)
     return float(ratio.max())
