@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -146,22 +147,11 @@ class Analyser:
             arrays=self._arrays,
         )
 
-    def _isolated(
-        self, on_tensor: OnTensor, *, move: bool, on_misfit: Callable[[Tap], None] = lambda _tap: None
-    ) -> None:
-        def moved_one_unit(value: torch.Tensor, tap: Tap) -> torch.Tensor:
-            return moved(value, self._unit, tap.hidden_below, seed=_seed(tap)) if move else value
+    def _isolated(self, on_tensor: OnTensor, **how: Any) -> None:
+        run_isolated(self.model, self.inputs, self.taps, self.run, self._originals, on_tensor, **how)
 
-        run_isolated(
-            self.model,
-            self.inputs,
-            self.taps,
-            self.run,
-            self._originals,
-            on_tensor,
-            on_misfit,
-            move=moved_one_unit,
-        )
+    def _moved(self, value: torch.Tensor, tap: Tap) -> torch.Tensor:
+        return moved(value, self._unit, tap.hidden_below, seed=_seed(tap))
 
     def _isolate(self) -> None:
         def on_tensor(tap: Tap, value: np.ndarray, original: np.ndarray) -> None:
@@ -176,7 +166,7 @@ class Analyser:
             figures = self._figures.setdefault(tap.name, TapFigures())
             figures.local = figures.times_floor = math.inf
 
-        self._isolated(on_tensor, move=False, on_misfit=on_misfit)
+        self._isolated(on_tensor, on_misfit=on_misfit)
 
     def _local_floors(self) -> None:
         def on_moved(tap: Tap, value: np.ndarray, original: np.ndarray) -> None:
@@ -185,8 +175,8 @@ class Analyser:
         def on_wide(tap: Tap, value: np.ndarray, original: np.ndarray) -> None:
             self._second_floor("floor", tap, self._arrays.get("isolated", tap.name), value, original)
 
-        self._isolated(on_moved, move=True)
-        self._in_float64(lambda: self._isolated(on_wide, move=False))
+        self._isolated(on_moved, move=self._moved)
+        self._in_float64(lambda: self._isolated(on_wide))
         for tap in self.taps:
             if ("isolated", tap.name) in self._arrays:
                 figures = self._figures[tap.name]
@@ -207,7 +197,7 @@ class Analyser:
         def hear_and_move(tap: Tap, value: torch.Tensor) -> torch.Tensor:
             ours, array = free(tap, value)
             self._first_floor("free floor", tap, ours, array, ours)
-            return moved(value, self._unit, tap.hidden_below, seed=_seed(tap))
+            return self._moved(value, tap)
 
         def hear(tap: Tap, value: torch.Tensor) -> None:
             ours, array = free(tap, value)
@@ -275,15 +265,7 @@ class Analyser:
             if times > worst.times_floor:
                 worst = Remainder(tap.name, apart, times)
 
-        run_isolated(
-            self.model,
-            self.inputs,
-            self.taps,
-            self.run,
-            self._originals,
-            on_tensor,
-            replaced=lambda tap: tap.name in mended,
-        )
+        self._isolated(on_tensor, replaced=lambda tap: tap.name in mended)
         return worst
 
 

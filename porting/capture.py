@@ -7,7 +7,7 @@ A tap names a module path (its output is taken) or one of the outputs that the p
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -171,6 +171,19 @@ def listening(model: torch.nn.Module, taps: Sequence[Tap], listen: Listen) -> It
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def requiring_gradients(parameters: Iterable[torch.nn.Parameter]) -> Iterator[None]:
+    """All of them require gradients while the block runs; those that were frozen are frozen again."""
+    frozen = [parameter for parameter in parameters if not parameter.requires_grad]
+    try:
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+        yield
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
 
 
 class _Hook:

@@ -6,8 +6,7 @@ module only handed through: a bias that layers share has a gradient of its own i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import numpy as np
 import torch
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from porting.capture import Run, to_numpy
+from porting.capture import Run, listening, requiring_gradients, to_numpy
 from porting.errors import InputError
 from porting.gradients import parameter_dims
 from porting.inputs import Inputs
@@ -51,11 +50,18 @@ def capture_gradients(
         ValueError: a tensor does not have the axes that its tap declares.
     """
     heard: list[_Heard] = []
+
+    def listen(tap: Tap, value: torch.Tensor) -> torch.Tensor:
+        own = _own(value)
+        heard.append(_Heard.of(tap, own))
+        return own
+
     parameters = {name: p for name, p in model.named_parameters() if p.is_floating_point()}
-    with torch.inference_mode(False), torch.enable_grad(), _requiring_gradients(parameters.values()):
-        with _listening(model, taps, heard):
+    with torch.inference_mode(False), torch.enable_grad(), requiring_gradients(parameters.values()):
+        with listening(model, taps, listen):
             outputs = run(model, inputs)
-        heard += [_Heard.of(tap, outputs[tap.name]) for tap in taps if tap.name in outputs]
+        names = {each.tap.name for each in heard}
+        heard += [_Heard.of(tap, outputs[tap.name]) for tap in taps if tap.name in {*outputs} - names]
         tapped = _gradients(_scalar(outputs, loss), [each.edge for each in heard])
         del outputs
         trained = _gradients(_scalar(run(model, inputs), loss), list(parameters.values()))
@@ -113,49 +119,6 @@ def _gradients(
         return [None] * len(sought)
     found = iter(torch.autograd.grad(loss, there, torch.ones_like(loss), allow_unused=True))
     return [None if each is None else next(found) for each in sought]
-
-
-@contextmanager
-def _requiring_gradients(parameters: Iterable[torch.nn.Parameter]) -> Iterator[None]:
-    frozen = [parameter for parameter in parameters if not parameter.requires_grad]
-    try:
-        for parameter in frozen:
-            parameter.requires_grad_(True)
-        yield
-    finally:
-        for parameter in frozen:
-            parameter.requires_grad_(False)
-
-
-@contextmanager
-def _listening(model: torch.nn.Module, taps: Sequence[Tap], heard: list[_Heard]) -> Iterator[None]:
-    """While the block runs, what each tapped module first returns is a tensor of its own to autograd."""
-    modules = dict(model.named_modules())
-    handles = []
-    try:
-        for tap in taps:
-            if tap.name in modules:
-                handles.append(modules[tap.name].register_forward_hook(_hook(tap, heard)))
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _hook(tap: Tap, heard: list[_Heard]) -> Callable[..., Any]:
-    called = False
-
-    def hook(_module: torch.nn.Module, _args: Any, output: Any) -> Any:
-        nonlocal called
-        value = output[0] if isinstance(output, tuple) else output
-        if called or not isinstance(value, torch.Tensor):
-            return output
-        called = True
-        own = _own(value)
-        heard.append(_Heard.of(tap, own))
-        return (own, *output[1:]) if isinstance(output, tuple) else own
-
-    return hook
 
 
 def _own(value: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from porting.capture import Run, modules_by_path, run_tapped
+from porting.capture import Run, modules_by_path, requiring_gradients, run_tapped
 from porting.inputs import Inputs
 from porting.isolation import Originals
 from porting.tap import Tap
@@ -85,7 +85,6 @@ class Lab:
         leaves: dict[str, Tensor] = {}
         kept: dict[str, Tensor] = {}
         own = [p for p in self.parameters.values() if p.is_floating_point()]
-        flags = [p.requires_grad for p in own]
 
         def listen(tap: Tap, value: Tensor) -> Tensor | None:
             if tap.name in recorded:
@@ -99,14 +98,8 @@ class Lab:
             leaves[tap.name] = original.requires_grad_()
             return leaves[tap.name]
 
-        with self._arguments_into(recorded):
-            try:
-                for parameter in own:
-                    parameter.requires_grad_(True)
-                run_tapped(self.model, self.inputs, self.taps, _with_gradients(self.run), listen)
-            finally:
-                for parameter, flag in zip(own, flags, strict=True):
-                    parameter.requires_grad_(flag)
+        with self._arguments_into(recorded), requiring_gradients(own):
+            run_tapped(self.model, self.inputs, self.taps, _with_gradients(self.run), listen)
         return recorded
 
     def _trace_back(

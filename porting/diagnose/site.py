@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +15,8 @@ from porting.diagnose.lab import Lab, Recorded
 from porting.inputs import Inputs
 from porting.noise import floor_of
 from porting.tap import Tap
+
+Form = TypeVar("Form", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -115,6 +119,17 @@ class Site:
         if not self.fits:  # measured on the original's shape
             floor = self.port.abs().amax() * torch.finfo(torch.float32).eps
         return self._close(value, self.port, floor)
+
+    def told_apart(self, forms: Mapping[Form, Tensor | Callable[[], Tensor]]) -> Iterator[tuple[Form, Form]]:
+        """Pairs of forms: the first is what the port computes, the second what the original does."""
+
+        def value(form: Form) -> Tensor:
+            found = forms[form]
+            return found() if callable(found) else found
+
+        ports = [form for form in forms if self.is_port(value(form))]
+        originals = [form for form in forms if ports and self.agrees(value(form))]
+        return itertools.product(ports, originals)
 
     def _close(self, value: Tensor | None, expected: Tensor, floor: Tensor) -> bool:
         if value is None or value.shape != expected.shape:

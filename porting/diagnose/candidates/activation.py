@@ -44,14 +44,11 @@ def another_activation(site: Site) -> Iterator[Hypothesis]:
         return
     x = x.reshape(site.port.shape)
     values = {name: function(x) for name, function in FUNCTIONS.items()}
-    ports = [name for name, value in values.items() if site.is_port(value)]
-    originals = [name for name, value in values.items() if site.agrees(value)]
-    for wrong, right in itertools.product(ports, originals):
+    for wrong, right in site.told_apart(values):
         cause = Cause("activation", f"the port computes {wrong}, the original {right}")
         yield Hypothesis(cause, values[right], values[wrong])
-    if not ports or originals:
-        return
-    for source, other in itertools.islice(site.others(), _NEAREST):
-        mended = FUNCTIONS[ports[0]](other)
-        words = f"the port computes {ports[0]} of another tensor, the original of {source}"
-        yield Hypothesis(Cause("source", words, source), mended, values[ports[0]])
+    port = next((name for name, value in values.items() if site.is_port(value)), None)
+    for source, other in itertools.islice(site.others(), _NEAREST if port else 0):
+        mended = FUNCTIONS[port or ""](other)
+        words = f"the port computes {port} of another tensor, the original of {source}"
+        yield Hypothesis(Cause("source", words, source), mended, values[port or ""])

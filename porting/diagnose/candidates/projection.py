@@ -33,12 +33,9 @@ def another_projection(site: Site) -> Iterator[Hypothesis]:
         for name, product in products.items()
         for factor in factors
     }
-    ports = [key for key, value in forms.items() if site.is_port(value)]
-    originals = [key for key, value in forms.items() if ports and site.agrees(value)]
-    for port in ports:
-        for original in originals:
-            words = f"the port reads {port[0]}, the original {original[0]}"
-            yield Hypothesis(Cause("source", words, original[0]), forms[original], forms[port])
+    for port, original in site.told_apart(forms):
+        words = f"the port reads {port[0]}, the original {original[0]}"
+        yield Hypothesis(Cause("source", words, original[0]), forms[original], forms[port])
     for name, product in products.items():
         whole = product.reshape(shape)
         cause = Cause("source", f"the port reads {name} as well, which the original does not", name)

@@ -58,9 +58,7 @@ def _combined(site: Site, near: list[tuple[str, Tensor]]) -> Iterator[Hypothesis
                 f"{other} less {name}": lambda one=one, two=two: two - one,  # type: ignore[misc]
             }
     forms |= {f"{name} alone": lambda one=one: one for name, one in own}  # type: ignore[misc]
-    ports = [words for words, value in forms.items() if site.is_port(value())]
-    originals = [words for words, value in forms.items() if ports and site.agrees(value())]
-    for port, original in itertools.product(ports, originals):
+    for port, original in site.told_apart(forms):
         cause = Cause("sum", f"the port computes {port}, the original {original}")
         yield Hypothesis(cause, forms[original], forms[port])
 

@@ -225,12 +225,9 @@ def wrong_softmax(site: Site) -> Iterator[Hypothesis]:
         "no softmax": scores,
         "a softmax in bfloat16": scores.bfloat16().softmax(-1).double(),
     }
-    ports = [name for name, value in forms.items() if site.is_port(value)]
-    originals = [name for name, value in forms.items() if site.agrees(value)]
-    for port in ports:
-        for original in originals:
-            cause = Cause("softmax", f"the port takes {port}; the original {original}")
-            yield Hypothesis(cause, forms[original], forms[port])
+    for port, original in site.told_apart(forms):
+        cause = Cause("softmax", f"the port takes {port}; the original {original}")
+        yield Hypothesis(cause, forms[original], forms[port])
     yield from _temperature(site, scores)
 
 

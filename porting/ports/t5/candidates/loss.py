@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 
 import torch
@@ -62,9 +61,7 @@ def wrong_loss(site: Site) -> Iterator[Hypothesis]:
         forms |= {
             f"{name}{words}": value + losses for name, value in list(forms.items()) if " and the " not in name
         }
-    ports = [name for name, value in forms.items() if site.is_port(value)]
-    originals = [name for name, value in forms.items() if site.agrees(value)]
-    for port, original in itertools.product(ports, originals):
+    for port, original in site.told_apart(forms):
         cause = Cause("loss", f"the port's loss is {port}; the original's {original}")
         yield Hypothesis(cause, forms[original], forms[port])
 

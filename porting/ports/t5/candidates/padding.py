@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 
 from porting.diagnose.hypothesis import Hypothesis
@@ -25,9 +24,7 @@ def wrong_padding(site: Site) -> Iterator[Hypothesis]:
             "leaves padded positions as they are": x,
             "zeroes real positions": x * (1 - real),
         }
-        ports = [name for name, value in forms.items() if site.is_port(value)]
-        originals = [name for name, value in forms.items() if site.agrees(value)]
-        for port, original in itertools.product(ports, originals):
+        for port, original in site.told_apart(forms):
             yield Hypothesis(
                 Cause("padding", f"the port {port}; the original {original}"), forms[original], forms[port]
             )

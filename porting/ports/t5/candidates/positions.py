@@ -143,8 +143,6 @@ def wrong_positions(site: Site) -> Iterator[Hypothesis]:
             if table.shape[1] == d_model and int(number.max()) < table.shape[0]:
                 start = "from 0 on" if not offset else f"from {offset} on"
                 forms[f"positions {start} ({name})"] = x + table[number.clamp(min=0)]
-    ports = [name for name, value in forms.items() if site.is_port(value)]
-    originals = [name for name, value in forms.items() if site.agrees(value)]
-    for port, original in itertools.product(ports, originals):
+    for port, original in site.told_apart(forms):
         cause = Cause("positions", f"the port adds {port}, the original {original}")
         yield Hypothesis(cause, forms[original], forms[port])

@@ -5,7 +5,6 @@ Shapes: g groups, s tokens of a group, e experts, c places of an expert, d d_mod
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -71,9 +70,7 @@ def wrong_routing(site: Site) -> Iterator[Hypothesis]:
             forms[words] = mixed.reshape(site.port.shape)
             passed = torch.where(taken, mixed, found.tokens).reshape(site.port.shape)
             forms[f"{words}, and lets tokens pass that no expert takes"] = passed
-    ports = [words for words, value in forms.items() if site.is_port(value)]
-    originals = [words for words, value in forms.items() if ports and site.agrees(value)]
-    for port, original in itertools.product(ports, originals):
+    for port, original in site.told_apart(forms):
         words = port.removeprefix(f"{_AS_IT_IS}, and ")
         than = "" if original == _AS_IT_IS else f"; the original {original}"
         yield Hypothesis(Cause("routing", f"the port {words}{than}"), forms[original], forms[port])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 
 import torch
@@ -30,9 +29,7 @@ def wrong_tokens(site: Site) -> Iterator[Hypothesis]:
                 forms[name] = rows[ids]
                 forms[f"{name}, times d_model**0.5"] = rows[ids] * table.shape[1] ** 0.5
                 forms[f"{name}, id 0 as zeros"] = rows[ids] * (ids != 0)[..., None]
-        ports = [name for name, value in forms.items() if site.is_port(value)]
-        originals = [name for name, value in forms.items() if site.agrees(value)]
-        for port, original in itertools.product(ports, originals):
+        for port, original in site.told_apart(forms):
             cause = Cause("tokens", f"the port embeds {port}; the original {original}")
             yield Hypothesis(cause, forms[original], forms[port])
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 
 import torch
@@ -45,12 +44,10 @@ def wrong_values(site: Site) -> Iterator[Hypothesis]:
                 "order",
                 per_head.transpose(-1, -2) @ each,
             )
-    reshaped = {name: (kind, value.reshape(shape)) for name, (kind, value) in forms.items()}
-    ports = [name for name, (_, value) in reshaped.items() if site.is_port(value)]
-    originals = [name for name, (_, value) in reshaped.items() if site.agrees(value)]
-    for port, original in itertools.product(ports, originals):
-        cause = Cause(reshaped[port][0], f"the port mixes {port}; the original {original}")
-        yield Hypothesis(cause, reshaped[original][1], reshaped[port][1])
+    reshaped = {name: value.reshape(shape) for name, (_, value) in forms.items()}
+    for port, original in site.told_apart(reshaped):
+        cause = Cause(forms[port][0], f"the port mixes {port}; the original {original}")
+        yield Hypothesis(cause, reshaped[original], reshaped[port])
 
 
 def wrong_merge(site: Site) -> Iterator[Hypothesis]:
@@ -70,8 +67,6 @@ def wrong_merge(site: Site) -> Iterator[Hypothesis]:
         "in reverse": heads.flip(1).transpose(1, 2).flatten(2),
     }
     forms = {name: x @ weights[0].T for name, x in merged.items()}
-    ports = [name for name, value in forms.items() if site.is_port(value)]
-    originals = [name for name, value in forms.items() if site.agrees(value)]
-    for port, original in itertools.product(ports, originals):
+    for port, original in site.told_apart(forms):
         cause = Cause("order", f"the port puts its heads together {port}; the original {original}")
         yield Hypothesis(cause, forms[original], forms[port])
