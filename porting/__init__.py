@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from porting.compare import Comparison
     from porting.convert import Conversion, convert_checkpoint
     from porting.errors import PortingError
-    from porting.gradients import gradients_of
+    from porting.gradients.traces import gradients_of
     from porting.inputs import Inputs
     from porting.model_dir import load_model
     from porting.trace import Trace
@@ -35,7 +35,7 @@ _HOME = {
     "Trace": "porting.trace",
     "compare_outputs": "porting.workbench",
     "convert_checkpoint": "porting.convert",
-    "gradients_of": "porting.gradients",
+    "gradients_of": "porting.gradients.traces",
     "load_model": "porting.model_dir",
     "run_reference": "porting.workbench",
 }

@@ -19,9 +19,9 @@ from porting.findings import Fault, Findings, TapFigures, finite
 from porting.trace import Trace, TracedTensor
 
 if TYPE_CHECKING:
-    from porting.compare_gradients import GradientComparison
-    from porting.generation import GenerationComparison
-    from porting.search import SearchResult
+    from porting.generation.comparison import GenerationComparison
+    from porting.gradients.comparison import GradientComparison
+    from porting.search.search import SearchResult
 
 SCHEMA_VERSION = 1
 MATCH, DIVERGED, INCOMPLETE, INVALID = "match", "diverged", "incomplete", "invalid"

@@ -10,9 +10,9 @@ from typing import Any
 
 from porting.checkpoint import Checkpoint, open_checkpoint
 from porting.convert import plan_conversion, resolve_config
-from porting.decoding import GenerationSettings, decode_with_reference
-from porting.flips import decoding_of
-from porting.gradients import map_variables
+from porting.generation.decoding import GenerationSettings, decode_with_reference
+from porting.generation.flips import decoding_of
+from porting.gradients.traces import map_variables
 from porting.inputs import Inputs
 from porting.mapping import Plan
 from porting.references.process import ReferenceProcess

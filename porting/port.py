@@ -21,8 +21,8 @@ from porting.tap import Tap
 if TYPE_CHECKING:
     import torch
 
-    from porting.decoding import Decoding
     from porting.diagnose.engine import Candidate
+    from porting.generation.decoding import Decoding
     from porting.inputs import Inputs
 
 

@@ -6,7 +6,7 @@ either, and any program that can write NumPy files can make one. A trace is a di
     trace.json             what is there, in the order in which it was computed
     tensors/00000.npy ...  one NumPy file for each tensor, as trace.json names them
     inputs/inputs.npy ...  the integer arrays that went in
-    gradients/             a trace of the gradients, where they were asked for; see gradients.py
+    gradients/             a trace of the gradients, where they were asked for; see gradients/traces.py
 
 trace.json:
 

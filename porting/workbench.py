@@ -14,22 +14,22 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from porting import __version__
+from porting.analysis.noise import UNITS
 from porting.checkpoint import Checkpoint, open_checkpoint
 from porting.compare import INVALID, Comparison, TensorComparison, compare_traces
-from porting.compare_gradients import TOLERANCE, compare_gradients
-from porting.decoding import GenerationSettings, kept_decoding
 from porting.errors import InputError
-from porting.flips import check_generates, compare_kept_generation
-from porting.gradients import gradients_of
+from porting.generation.decoding import GenerationSettings, kept_decoding
+from porting.generation.flips import check_generates, compare_kept_generation
+from porting.gradients.comparison import TOLERANCE, compare_gradients
+from porting.gradients.traces import gradients_of
 from porting.inputs import DEFAULT_RANDOM, Inputs, read_inputs
 from porting.model_dir import load_model, read_config, stored_dtypes, weight_files
-from porting.noise import UNITS
 from porting.original import Original
 from porting.port import Port, port_named
 from porting.report import write_reports
-from porting.reproduce import write_test
-from porting.search import DEFAULT_BUDGET, differs
-from porting.search_port import require_checkpoint, search_port
+from porting.search.beside import require_checkpoint, search_port
+from porting.search.reproduce import write_test
+from porting.search.search import DEFAULT_BUDGET, differs
 from porting.trace import GRADIENTS, Trace, read_trace
 
 if TYPE_CHECKING:
@@ -195,7 +195,7 @@ def compare_outputs(
     )
     if gradients is not None:
         on_stage("running the port backward")
-        from porting.capture_gradients import capture_gradients
+        from porting.gradients.capture import capture_gradients
 
         port_gradients = capture_gradients(
             module,
@@ -213,7 +213,7 @@ def compare_outputs(
     def examine(found: Comparison, original: Trace, own: Trace, *, causes: bool = False) -> Comparison:
         if not analyse or found.status == INVALID:
             return found  # compare_traces has said why
-        from porting.explain import explain
+        from porting.analysis.explain import explain
 
         explanation = explain(
             module,

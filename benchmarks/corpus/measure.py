@@ -13,11 +13,11 @@ import torch
 from benchmarks.corpus.fault import Fault, broken
 from benchmarks.corpus.variants import Ported
 from porting import compare_outputs
+from porting.analysis.rounding import in_float64
 from porting.capture import run_tapped, to_numpy
 from porting.compare import MATCH
 from porting.difference import distance
 from porting.findings import Fault as Found
-from porting.rounding import in_float64
 from porting.tap import Tap
 
 # A change of a tensor by this many times what float32 and float64 are apart there is no rounding.

@@ -8,13 +8,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from porting.analysis import Analysis
+from porting.analysis.noise import floor_of
+from porting.analysis.passes import Analysis
 from porting.diagnose.candidates import CANDIDATES, FIRST
 from porting.diagnose.hypothesis import Hypothesis, Value
 from porting.diagnose.lab import Lab, Recorded
 from porting.diagnose.site import Site
 from porting.findings import Cause, Fault
-from porting.noise import floor_of
 
 Candidate = Callable[[Site], Iterator[Hypothesis]]
 

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from porting.analysis.isolation import Originals
 from porting.capture import Run, modules_by_path, requiring_gradients, run_tapped
 from porting.inputs import Inputs
-from porting.isolation import Originals
 from porting.tap import Tap
 
 # The weights that a parameter should have, by its name; None where they are not known.

@@ -11,9 +11,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from porting.analysis.noise import floor_of
 from porting.diagnose.lab import Lab, Recorded
 from porting.inputs import Inputs
-from porting.noise import floor_of
 from porting.tap import Tap
 
 Form = TypeVar("Form", bound=Hashable)

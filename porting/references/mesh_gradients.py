@@ -87,7 +87,7 @@ def write_gradients(
     metadata: Mapping[str, Any],
     clean: Clean = lambda names, array: (names, array),
 ) -> None:
-    """Compute gradients, float32, and write them as a trace; see `gradients.py` for what its metadata say.
+    """Compute gradients, float32, and write them as a trace; see `gradients/traces.py`.
 
     Args:
         run: computes mtf tensors of the graph that the gradients were added to.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from porting.compare import DIVERGED, INCOMPLETE, MATCH
-from porting.compare_gradients import GradientComparison
+from porting.gradients.comparison import GradientComparison
 from porting.report.text import number, place
 
 _SHOWN_NAMES = 6

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from porting.generation import (
+from porting.generation.comparison import (
     DIVERGED,
     NOT_COMPARED,
     Flip,

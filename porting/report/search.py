@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from porting.report.text import number
-from porting.search import BUDGET, Failure, SearchResult
+from porting.search.search import BUDGET, Failure, SearchResult
 
 
 def search_lines(result: SearchResult) -> Iterator[str]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from porting import Inputs, Trace, compare_outputs, convert_checkpoint, load_model, run_reference
 from porting.cli import compare_outputs_command
 from porting.errors import InputError
-from porting.gradients import gradients_of
+from porting.gradients.traces import gradients_of
 from porting.ports.t5 import attention, layers
 from tests.integration.conftest import SMALL, V1_0, V1_1, MakeCheckpoint
 

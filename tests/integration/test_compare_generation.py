@@ -18,7 +18,7 @@ from porting import Comparison, Inputs, compare_outputs, convert_checkpoint, loa
 from porting.checkpoint import open_checkpoint
 from porting.cli import compare_outputs_command
 from porting.convert import resolve_config
-from porting.decoding import GenerationSettings, decode_with_reference
+from porting.generation.decoding import GenerationSettings, decode_with_reference
 from porting.ports.t5 import PORT, cache, generation
 from porting.ports.t5.context import StackContext
 from porting.trace import Trace

@@ -23,8 +23,8 @@ from porting.cli import compare_outputs_command
 from porting.inputs import random_inputs
 from porting.original import Original
 from porting.ports.t5.relative_positions import RelativeAttentionBias, relative_position_bucket
-from porting.search import SearchResult, differs
-from porting.search_port import search_port
+from porting.search.beside import search_port
+from porting.search.search import SearchResult, differs
 from tests.integration.conftest import SMALL, V1_1, MakeCheckpoint
 
 # One block each: what a trial costs is building the original's graph for its shape.

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from porting.decoding import BEAM, Decoding, GenerationSettings, Sequences
 from porting.errors import InputError, Problem
+from porting.generation.decoding import BEAM, Decoding, GenerationSettings, Sequences
 from porting.ports.t5.architecture import Architecture
 from porting.ports.t5.config import Config
 from porting.ports.t5.layer_specs import MixtureSpec, reads_memory

@@ -11,7 +11,7 @@ import numpy as np
 from porting.inputs import Inputs
 from porting.ports.t5.config import Config
 from porting.ports.t5.layer_specs import RelativePositions
-from porting.revealing import LENGTHS, Labelled, revealing_inputs
+from porting.search.revealing import LENGTHS, Labelled, revealing_inputs
 
 _EOS_ID = 1
 _FAR = 1024  # longer inputs than this take the original minutes

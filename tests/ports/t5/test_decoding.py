@@ -13,10 +13,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from porting.decoding import GenerationSettings
 from porting.errors import InputError
-from porting.generation import IncrementalComparison
-from porting.incremental import compare_incremental
+from porting.generation.comparison import IncrementalComparison
+from porting.generation.decoding import GenerationSettings
+from porting.generation.incremental import compare_incremental
 from porting.inputs import Inputs
 from porting.ports.t5 import cache, decoding
 from porting.ports.t5.decoding import DECODING

@@ -201,7 +201,7 @@ def search(
 def _shrink(
     trials: _Trials, start: Failure, fit: Callable[[Inputs], Inputs], on_progress: Callable[[str], None]
 ) -> tuple[Shrunk, bool]:
-    from porting.shrink import shrink
+    from porting.search.shrink import shrink
 
     seen = {_key(start.inputs): start}
     before, cut_short = trials.runs, False

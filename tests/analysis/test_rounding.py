@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from porting.rounding import rounding_noise
+from porting.analysis.rounding import rounding_noise
 
 IDS = torch.tensor([[3, 1, 4], [1, 5, 2]])
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from porting.compare import Comparison
-from porting.decoding import GenerationSettings
-from porting.generation import Flip, GenerationComparison, IncrementalComparison, StepDifference
+from porting.generation.comparison import Flip, GenerationComparison, IncrementalComparison, StepDifference
+from porting.generation.decoding import GenerationSettings
 from porting.report.generation import generation_lines
 from porting.report.markdown import render_markdown
 from porting.report.terminal import summary_lines

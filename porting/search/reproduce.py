@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from porting.errors import OutputError
-from porting.search import Failure
+from porting.search.search import Failure
 
 _TEMPLATE = '''"""Fails until the port computes what the original does. First divergence:
 {what}

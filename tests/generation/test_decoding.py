@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from porting import decoding
-from porting.decoding import GenerationSettings, decode_with_reference, kept_decoding
 from porting.errors import InputError, ReferenceRunError
+from porting.generation import decoding
+from porting.generation.decoding import GenerationSettings, decode_with_reference, kept_decoding
 from porting.inputs import Inputs
 from porting.ports.t5 import PORT
 

@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from porting.decoding import GenerationSettings, Sequences
+from porting.generation.decoding import GenerationSettings, Sequences
 
 MATCH, DIVERGED, NOT_COMPARED = "match", "diverged", "not compared"
 # Cached and full matrix products are summed in another order, and every layer adds to it.

@@ -18,8 +18,7 @@ import torch
 from torch import nn
 
 from porting.capture import to_numpy
-from porting.decoding import Sequences
-from porting.generation import (
+from porting.generation.comparison import (
     DIVERGED,
     MATCH,
     NOT_COMPARED,
@@ -27,6 +26,7 @@ from porting.generation import (
     IncrementalComparison,
     StepDifference,
 )
+from porting.generation.decoding import Sequences
 from porting.tap import Tap
 
 _RTOL_EPSILONS = 8  # of the type that the module computes in, where that is coarser

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from porting import compare_outputs
-from porting.decoding import Decoding, GenerationSettings, Sequences
 from porting.errors import InputError
-from porting.flips import check_generates, compare_generation, compare_kept_generation
-from porting.generation import Flip, GenerationComparison
+from porting.generation.comparison import Flip, GenerationComparison
+from porting.generation.decoding import Decoding, GenerationSettings, Sequences
+from porting.generation.flips import check_generates, compare_generation, compare_kept_generation
 from porting.inputs import Inputs
 from porting.ports.t5 import PORT
 

@@ -11,8 +11,8 @@ from porting.errors import InputError
 from porting.inputs import Inputs
 from porting.original import Original
 from porting.port import Port
-from porting.revealing import revealing_inputs
-from porting.search import Failure, PortRaised, SearchResult, search
+from porting.search.revealing import revealing_inputs
+from porting.search.search import Failure, PortRaised, SearchResult, search
 from porting.trace import Trace
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from porting.compare import Comparison
-from porting.compare_gradients import GradientComparison, compare_gradients
+from porting.gradients.comparison import GradientComparison, compare_gradients
 from porting.report.markdown import render_markdown
 from porting.report.terminal import summary_lines
 from tests.traces import T, TraceMaker

@@ -11,16 +11,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-import porting.search
+import porting.search.search
 from porting import Inputs, compare_outputs
 from porting.compare import Comparison, TensorComparison
 from porting.errors import InputError, OutputError, ReferenceRunError
 from porting.report.search import search_lines, search_section
 from porting.report.text import verdict
-from porting.reproduce import write_test
-from porting.revealing import revealing_inputs
-from porting.search import Failure, PortRaised, SearchResult, search
-from porting.shrink import shrink, size
+from porting.search.reproduce import write_test
+from porting.search.revealing import revealing_inputs
+from porting.search.search import Failure, PortRaised, SearchResult, search
+from porting.search.shrink import shrink, size
 from tests.traces import T, TraceMaker
 
 Fault = Callable[[Inputs], bool]
@@ -173,7 +173,7 @@ def test_what_counts_as_failing_is_the_callers_choice() -> None:
 
 def test_the_budget_ends_trying_and_shrinking(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr(porting.search, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(porting.search.search, "time", SimpleNamespace(monotonic=lambda: now[0]))
 
     def compare(inputs: Inputs) -> Comparison:
         now[0] += 1.0
@@ -192,7 +192,7 @@ def test_the_budget_ends_trying_and_shrinking(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_the_number_of_runs_is_limited_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(porting.search, "MOST_RUNS", 7)
+    monkeypatch.setattr(porting.search.search, "MOST_RUNS", 7)
     result = search(comparing(is_long), candidates(big()), 1)
     assert result.shrunk and result.shrunk.runs == 7
     assert result.ended == "budget"

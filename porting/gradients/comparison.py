@@ -97,7 +97,7 @@ def compare_gradients(reference: Trace, port: Trace, tolerance: float = TOLERANC
     A gradient that does not reach a tensor at all counts as zeros, and the row's note says so.
 
     Args:
-        reference: the original's gradients; their order is the order of the rows. See `gradients.py` for
+        reference: the original's gradients; their order is the order of the rows. See `traces.py` for
             the metadata that are read.
         port: the port's.
         tolerance: see `GradientComparison`.

@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 
-from porting.analysis import Analyser
+from porting.analysis.isolation import Originals
+from porting.analysis.passes import Analyser
 from porting.checkpoint import Checkpoint
 from porting.convert import plan_conversion
 from porting.diagnose.engine import diagnose
 from porting.diagnose.lab import Lab, RightWeights, Variants
 from porting.errors import PortingError
 from porting.findings import Findings
-from porting.isolation import Originals
 from porting.port import Port
 from porting.tap import Tap
 from porting.trace import Trace

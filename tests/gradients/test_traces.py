@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from porting.errors import InputError
-from porting.gradients import gradients_of, map_variables
+from porting.gradients.traces import gradients_of, map_variables
 from porting.mapping import Plan, PlanEntry, Rule, make_plan
 from porting.ops import Part, Reshape, Transpose
 from porting.trace import GRADIENTS, Trace, TraceWriter, read_trace

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from porting.capture_gradients import capture_gradients
 from porting.errors import InputError
+from porting.gradients.capture import capture_gradients
 from porting.inputs import Inputs
 from porting.tap import Tap
 from porting.trace import read_trace

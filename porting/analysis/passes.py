@@ -23,13 +23,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from porting.analysis.isolation import OnTensor, Originals, moved, run_isolated
+from porting.analysis.noise import floor_of, times_for, times_the_floor
+from porting.analysis.rounding import in_float64
 from porting.capture import Run, run_tapped, to_numpy
 from porting.difference import distance
 from porting.findings import Remainder, TapFigures
 from porting.inputs import Inputs
-from porting.isolation import OnTensor, Originals, moved, run_isolated
-from porting.noise import floor_of, times_for, times_the_floor
-from porting.rounding import in_float64
 from porting.tap import Tap
 from porting.trace import Trace
 

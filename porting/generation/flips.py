@@ -12,9 +12,9 @@ from dataclasses import replace
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
-from porting.decoding import BEAM, GREEDY, Decoding, GenerationSettings, Sequences, kept_decoding
 from porting.errors import InputError, PortingError
-from porting.generation import NOT_COMPARED, Flip, GenerationComparison, IncrementalComparison
+from porting.generation.comparison import NOT_COMPARED, Flip, GenerationComparison, IncrementalComparison
+from porting.generation.decoding import BEAM, GREEDY, Decoding, GenerationSettings, Sequences, kept_decoding
 from porting.inputs import Inputs
 from porting.port import Port
 
@@ -63,7 +63,7 @@ def compare_generation(
     Raises:
         InputError: the port has no generation, or it failed.
     """
-    from porting.incremental import compare_incremental
+    from porting.generation.incremental import compare_incremental
 
     decoding = decoding_of(port)
     check_generates(module)
@@ -150,7 +150,7 @@ def _judge_greedy(
     port: Sequences,
 ) -> list[Flip]:
     """Logits of both tokens after the original's prefix. Behind a tie, the rest of the row is judged too."""
-    from porting.rounding import rounding_noise
+    from porting.analysis.rounding import rounding_noise
 
     del port
     logits, noise = rounding_noise(module, lambda model: _forced(decoding, model, inputs, reference))
@@ -192,7 +192,7 @@ def _judge_beams(
     port: Sequences,
 ) -> list[Flip]:
     """Length-penalised log-probabilities of both whole sequences."""
-    from porting.rounding import rounding_noise
+    from porting.analysis.rounding import rounding_noise
 
     (theirs, their_noise), (ours, our_noise) = (
         rounding_noise(module, lambda model, said=said: _forced(decoding, model, inputs, said))  # type: ignore[misc]

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from porting.decoding import Sequences
-from porting.generation import IncrementalComparison
-from porting.incremental import compare_incremental
+from porting.generation.comparison import IncrementalComparison
+from porting.generation.decoding import Sequences
+from porting.generation.incremental import compare_incremental
 from porting.tap import Tap
 
 SAID: Sequences = ((5, 6, 1), (7, 1))  # the second row ends a step before the first

@@ -17,7 +17,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from porting.capture import Run, listening, requiring_gradients, to_numpy
 from porting.errors import InputError
-from porting.gradients import parameter_dims
+from porting.gradients.traces import parameter_dims
 from porting.inputs import Inputs
 from porting.tap import Tap
 from porting.trace import Trace, TraceWriter
@@ -42,7 +42,7 @@ def capture_gradients(
     Args:
         model: the module; parameters that are frozen get a gradient too.
         inputs, taps, run, path: as in `capture`. Gradients of taps have the taps' dimensions.
-        metadata: written along, with the lists that `gradients.py` describes.
+        metadata: written along, with the lists that `traces.py` describes.
         loss: the scalar among the outputs of `run` whose gradients are taken.
 
     Raises:
