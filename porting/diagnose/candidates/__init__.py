@@ -23,9 +23,9 @@ from porting.diagnose.candidates.weights import another_parameter, rearranged_we
 FIRST = (another_configuration, wrong_weights)
 CANDIDATES = (
     rearranged_weights,
+    rounded,
     another_activation,
     another_norm,
-    rounded,
     scaled,
     another_source,
     another_sum,

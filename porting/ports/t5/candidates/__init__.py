@@ -6,7 +6,7 @@ from porting.ports.t5.candidates.attention import wrong_scores, wrong_softmax
 from porting.ports.t5.candidates.loss import wrong_loss
 from porting.ports.t5.candidates.padding import wrong_padding
 from porting.ports.t5.candidates.positions import wrong_buckets, wrong_positions
-from porting.ports.t5.candidates.routing import wrong_routing
+from porting.ports.t5.candidates.routing import wrong_experts, wrong_routing
 from porting.ports.t5.candidates.tokens import wrong_tokens
 from porting.ports.t5.candidates.values import wrong_merge, wrong_values
 
@@ -20,5 +20,6 @@ CANDIDATES = (
     wrong_tokens,
     wrong_padding,
     wrong_routing,
+    wrong_experts,
     wrong_loss,
 )

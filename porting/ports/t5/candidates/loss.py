@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from porting.diagnose.hypothesis import Hypothesis
 from porting.diagnose.site import Site
 from porting.findings import Cause
-from porting.ports.t5.candidates.routing import balance_losses
+from porting.ports.t5.candidates.routing import LOSSES, LOSSES_OF_PADDING, ROUTES_PADDING, balance_losses
 
 _Z_LOSS = 1e-4
 
@@ -62,7 +62,11 @@ def wrong_loss(site: Site) -> Iterator[Hypothesis]:
             f"{name}{words}": value + losses for name, value in list(forms.items()) if " and the " not in name
         }
     for port, original in site.told_apart(forms):
-        cause = Cause("loss", f"the port's loss is {port}; the original's {original}")
+        before, counted, _ = port.partition(LOSSES_OF_PADDING)
+        if counted and before + LOSSES == original:
+            cause = Cause("routing", f"the port {ROUTES_PADDING}")
+        else:
+            cause = Cause("loss", f"the port's loss is {port}; the original's {original}")
         yield Hypothesis(cause, forms[original], forms[port])
 
 

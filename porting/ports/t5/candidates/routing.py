@@ -15,10 +15,16 @@ from porting.diagnose.hypothesis import Hypothesis
 from porting.diagnose.site import Site
 from porting.findings import Cause
 from porting.ports.t5.candidates.sequences import sequence_ids, stack_of
+from porting.ports.t5.layers import T5FeedForward
 from porting.ports.t5.mixture import MixtureOfExperts
 from porting.ports.t5.routing import Routing, route
 
 _AS_IT_IS = "routes as the original"
+ROUTES_PADDING = "routes padding to experts too"
+LOSSES, LOSSES_OF_PADDING = (
+    " and the load-balancing losses",
+    " and the load-balancing losses, padding counted",
+)
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,7 @@ class _Mixture:
         gates = self.logits.sigmoid().transpose(1, 2).gather(2, right.tokens) * right.filled
         return {
             _AS_IT_IS: right,
-            "routes padding to experts too": self.routed(torch.ones_like(self.real)),
+            ROUTES_PADDING: self.routed(torch.ones_like(self.real)),
             "does not multiply an expert's answer by its gate": replace(right, weights=right.filled.double()),
             "takes a sigmoid for the gate": replace(right, weights=gates),
         }
@@ -102,11 +108,34 @@ def balance_losses(site: Site) -> dict[str, Tensor]:
         return torch.stack([r.loss.double() * m.module.spec.loss_coef for m, r in terms]).sum()
 
     right = [m.routed(m.real) for m in mixtures]
-    losses = {" and the load-balancing losses": total(right)}
+    losses = {LOSSES: total(right)}
     for i, mixture in enumerate(mixtures):
         padded = [*right[:i], mixture.routed(torch.ones_like(mixture.real)), *right[i + 1 :]]
-        losses[f" and the load-balancing losses, of padding too in {paths[i]}"] = total(padded)
+        losses[f"{LOSSES_OF_PADDING} in {paths[i]}"] = total(padded)
     return losses
+
+
+def wrong_experts(site: Site) -> Iterator[Hypothesis]:
+    """Experts that work on what is another's: whose weights were used is found by content."""
+    module = site.lab.modules.get(site.parent)
+    given = site.sibling("expert_inputs")
+    if site.leaf != "hidden" or not isinstance(module, MixtureOfExperts) or given is None or not site.fits:
+        return
+    experts = [expert for expert in module.experts.values() if isinstance(expert, T5FeedForward)]
+    # By the class's own function: an expert's may be what is wrong.
+    with torch.no_grad():
+        made = [
+            [T5FeedForward.inner(expert, part.to(expert.wo.weight.dtype)).double() for expert in experts]
+            for part in given
+        ]
+    used = [
+        min(range(len(experts)), key=lambda i: float((each[i] - own).abs().max()))
+        for each, own in zip(made, site.port, strict=True)
+    ]
+    faulty = torch.stack([each[i] for each, i in zip(made, used, strict=True)])
+    mended = torch.stack([each[i] for i, each in enumerate(made)])
+    words = f"the port's experts stand in another order: in the places of 0, 1, ... are {used}"
+    yield Hypothesis(Cause("order", words), mended.reshape(site.port.shape), faulty.reshape(site.port.shape))
 
 
 def _held(tokens: Tensor, routing: Routing) -> Tensor:
