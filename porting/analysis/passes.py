@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -275,4 +276,4 @@ def _largest(values: np.ndarray) -> float:
 
 def _seed(tap: Tap) -> int:
     """The same tap is moved alike in every run, and no two taps alike."""
-    return int.from_bytes(tap.name.encode()[-6:], "little")
+    return zlib.crc32(tap.name.encode())
