@@ -152,10 +152,12 @@ def _not_compiled() -> Iterator[None]:
 
 def modules_by_path(model: torch.nn.Module) -> dict[str, torch.nn.Module]:
     """Every module by its path; what `torch.compile` wraps around a module leaves no trace in it."""
-    return {
-        ".".join(part for part in name.split(".") if part != "_orig_mod"): module
-        for name, module in model.named_modules()
-    }
+    return {plain_path(name): module for name, module in model.named_modules()}
+
+
+def plain_path(name: str) -> str:
+    """The path of a module or parameter without what `torch.compile` puts into it."""
+    return ".".join(part for part in name.split(".") if part != "_orig_mod")
 
 
 @contextmanager

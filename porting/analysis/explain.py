@@ -10,6 +10,7 @@ import torch
 
 from porting.analysis.isolation import Originals
 from porting.analysis.passes import Analyser
+from porting.capture import plain_path
 from porting.checkpoint import Checkpoint
 from porting.convert import plan_conversion
 from porting.diagnose.engine import diagnose
@@ -76,7 +77,7 @@ def explain(
         times=analysis.times,
         unit=analysis.unit,
         remainder=analysis.remainder,
-        notes=analysis.notes,
+        notes=(*analysis.notes, *lab.notes),
     )
     return Explanation(findings, analysis.reasons)
 
@@ -122,7 +123,7 @@ def _variants(module: torch.nn.Module, port: Port, config: Any, reference: Trace
                 del changed[name]
         changed_config = port.config_from_json(changed)
         model = port.build(changed_config)
-        model.load_state_dict(module.state_dict())
+        model.load_state_dict({plain_path(name): value for name, value in module.state_dict().items()})
         return model.to(next(module.parameters()).dtype).eval(), port.taps(changed_config)
 
     return Variants(differing, build)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from porting.analysis.isolation import Originals
-from porting.capture import Run, modules_by_path, requiring_gradients, run_tapped
+from porting.capture import Run, modules_by_path, plain_path, requiring_gradients, run_tapped
 from porting.inputs import Inputs
 from porting.tap import Tap
 
@@ -63,6 +63,7 @@ class Lab:
         originals: the original's tensors.
         right_weights: what the checkpoint holds for a parameter.
         variants: the same weights under another configuration.
+        notes: what could not be recorded, in words.
     """
 
     model: nn.Module
@@ -77,10 +78,14 @@ class Lab:
         self.modules = modules_by_path(self.model)
         self.by_name = {tap.name: tap for tap in self.taps}
         # A shared parameter has one name here, the first.
-        self.parameters = dict(self.model.named_parameters())
+        self.parameters = {plain_path(name): p for name, p in self.model.named_parameters()}
+        self.notes: list[str] = []
 
     def record(self, names: Sequence[str]) -> dict[str, Recorded]:
-        """Run once with gradients, which tell what each of these taps is computed from."""
+        """Run once with gradients, which tell what each of these taps is computed from.
+
+        Of a model that cannot be run with gradients only the arguments are recorded, and `notes` says so.
+        """
         recorded = {name: Recorded() for name in names}
         leaves: dict[str, Tensor] = {}
         kept: dict[str, Tensor] = {}
@@ -96,10 +101,19 @@ class Lab:
             if original is None:
                 return None
             leaves[tap.name] = original.requires_grad_()
-            return leaves[tap.name]
+            return leaves[tap.name].clone()  # which the model may change in place
 
         with self._arguments_into(recorded), requiring_gradients(own):
-            run_tapped(self.model, self.inputs, self.taps, _with_gradients(self.run), listen)
+            try:
+                run_tapped(self.model, self.inputs, self.taps, _with_gradients(self.run), listen)
+            except RuntimeError as error:
+                reason = str(error).splitlines()[0]
+                self.notes.append(
+                    f"the port does not run with gradients ({reason}): causes are looked for blindly"
+                )
+                run_tapped(
+                    self.model, self.inputs, self.taps, self.run, lambda tap, x: self.originals.like(tap, x)
+                )
         return recorded
 
     def _trace_back(
