@@ -44,7 +44,7 @@ def diagnose(
         figures = analysis.figures[name]
         cause: Cause | None = None
         tried: tuple[str, ...] = ()
-        if candidates is not None:
+        if candidates is not None and lab.original(name) is not None:
             site = site_of(lab, analysis, name, recorded[name])
             cause, tried = _explain(site, (*FIRST, *candidates, *CANDIDATES))
         key = (cause.kind, cause.subject, cause.words) if cause else ("", name, "")

@@ -151,6 +151,8 @@ class Site:
         below = self.tap.hidden_below
         if below is not None and bool(((self.port <= below) != (self.original <= below)).any()):
             return True  # the mask is the fault, or part of it: numbers that both show may be right already
+        if bool((torch.isfinite(self.original) & ~torch.isfinite(self.port)).any()):
+            return True  # what was no number is one: numbers beside it may have been right already
         before = (self.port - self.original)[self.shown].square().mean()
         after = (value - self.original)[self.shown].square().mean()
         return bool(after <= before * _LEFT**2) or bool((~self.shown).any() and not before)

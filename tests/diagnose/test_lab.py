@@ -157,7 +157,7 @@ def test_another_model_can_stand_in(bench: Bench) -> None:
         model.up.weight.zero_()
         model.up.bias.fill_(3.0)
 
-    found = bench.lab(bench.right).replay("up", model=bench.faulty(zero))
+    found = bench.lab(bench.right).replay("up", instead=(bench.faulty(zero), TAPS))
     assert found is not None and bool((found == 3).all())
 
 

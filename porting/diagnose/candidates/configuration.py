@@ -8,6 +8,7 @@ from torch import Tensor
 
 from porting.diagnose.hypothesis import Hypothesis
 from porting.diagnose.site import Site
+from porting.errors import PortingError
 from porting.findings import Cause
 
 
@@ -26,7 +27,7 @@ def another_configuration(site: Site) -> Iterator[Hypothesis]:
         assert build is not None
         try:
             return site.lab.replay(site.name, instead=build(fields))
-        except (RuntimeError, ValueError):  # the weights do not fit such a model
+        except (PortingError, RuntimeError, ValueError):  # no such model, or the weights do not fit it
             return None
 
     groups = [[name] for name in differing] + ([list(differing)] if len(differing) > 1 else [])

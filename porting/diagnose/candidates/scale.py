@@ -24,7 +24,10 @@ def scaled(site: Site) -> Iterator[Hypothesis]:
     factor = float((port * original).sum() / port.square().sum())
     if factor == 0 or not math.isfinite(factor):
         return
-    mended = site.port * factor if bool(shown.all()) else site.original.where(~shown, site.port * factor)
+    # Masks are not scaled; what is not a number stays what it is, for no factor mends it.
+    scaled = site.port * factor
+    below = site.tap.hidden_below
+    mended = scaled if below is None else site.port.where(site.port <= below, scaled)
     words = f"the port's values are {1 / factor:.6g} times the original's{named(site, 1 / factor)}"
     yield Hypothesis(Cause("scale", words), mended)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator
 
 import torch
@@ -28,7 +29,7 @@ def another_sum(site: Site) -> Iterator[Hypothesis]:
     for name, tensor in others:
         size = float(tensor.square().sum())
         share = float((missing * tensor).sum()) / size if size else 0.0
-        if share:
+        if share and math.isfinite(share):
             cause = Cause("sum", f"the port {_share(share, name)}", name)
             yield Hypothesis(cause, site.port + _near(share) * tensor)
     near = others[:_PAIRED]

@@ -110,7 +110,9 @@ def _others(site: Site, name: str, value: Tensor) -> Iterator[tuple[str, Tensor]
 
 def describe(site: Site, value: Tensor, right: Tensor, name: str) -> str:
     """How a parameter differs from what it should hold, in words that follow its name."""
-    value, right = value.double(), right.double()
+    dtype = value.dtype
+    # As far as the port's dtype tells: else nothing that it holds is what the checkpoint holds.
+    value, right = value.double(), right.to(value).double()
     if not value.any():
         return "is zero"
     for words, rearrangement in rearranged(site, value):
@@ -119,7 +121,7 @@ def describe(site: Site, value: Tensor, right: Tensor, name: str) -> str:
     for other in site.lab.parameters:
         if other != name:
             held = site.lab.right_weights(other)
-            if held is not None and held.shape == value.shape and torch.equal(held.double(), value):
+            if held is not None and held.shape == value.shape and torch.equal(held.to(dtype).double(), value):
                 return f"holds the weights of {other}"
     for axis in range(value.ndim):
         order = _permutation(value, right, axis)

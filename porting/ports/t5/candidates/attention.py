@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -202,7 +203,7 @@ def _fits(
 
 
 def _whole(x: float) -> float:
-    return float(round(x)) if abs(x - round(x)) < 1e-5 else x
+    return float(round(x)) if math.isfinite(x) and abs(x - round(x)) < 1e-5 else x
 
 
 def wrong_softmax(site: Site) -> Iterator[Hypothesis]:
