@@ -189,6 +189,8 @@ def _fits(
 ) -> Iterator[_Scores]:
     """Ways to make the values of q k and a bias, of those seen."""
     target = values[seen]
+    if not bool(torch.isfinite(target).all()):
+        return  # the solver takes numbers only
     ways = itertools.product(
         products.items(), (*biases.items(), ("", torch.zeros(1, 1, 1, dtype=torch.float64)))
     )

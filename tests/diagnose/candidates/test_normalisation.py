@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from tests.faulty import Bench, Toy
+
+
+@pytest.fixture(scope="module")
+def bench() -> Bench:
+    return Bench(Toy())
+
+
+def epsilon(value: float) -> object:
+    return lambda model: setattr(model.norm, "epsilon", value)
+
+
+def norm_as(forward: object) -> object:
+    return lambda model: setattr(model.norm, "forward", lambda x: forward(x, model.norm.weight))  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("value", [1e-2, 1e-3, 0.037])
+def test_another_epsilon_is_named_or_estimated(bench: Bench, value: float) -> None:
+    cause = bench.cause(epsilon(value), "norm")
+    assert (cause.kind, cause.words) == (
+        "epsilon",
+        f"epsilon is {value:.3g} in the port, 1e-06 in the original",
+    )
+
+
+def rms(x: torch.Tensor) -> torch.Tensor:
+    return torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("forward", "words"),
+    [
+        (lambda x, w: nn.functional.layer_norm(x, (8,), w, eps=1e-6), "takes off the mean (layer norm)"),
+        (lambda x, w: x * w, "does not normalise, and multiplies by its weight"),
+        (lambda x, _w: x.clone(), "does nothing"),
+        (lambda x, _w: x * rms(x), "leaves out its weight"),
+        (lambda x, w: x * rms(x) * (1 + w), "multiplies by 1 + weight"),
+    ],
+)
+def test_another_form_is_named(bench: Bench, forward: object, words: str) -> None:
+    cause = bench.cause(norm_as(forward), "norm")
+    assert (cause.kind, cause.words) == (
+        "norm",
+        f"the port's norm {words}; the original's divides by the root mean square",
+    )
+
+
+def test_a_form_that_is_not_known_is_not_called_one_that_is(bench: Bench) -> None:
+    def unknown(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        return x * rms(x) ** 1.5 * w
+
+    (fault,) = bench.faults(bench.faulty(norm_as(unknown)))
+    assert fault.name == "norm" and fault.cause is None
