@@ -135,3 +135,30 @@ def test_what_is_changed_in_place_later_is_not_changed_in_the_trace() -> None:
     array = to_numpy(tensor)
     tensor.zero_()
     assert array.tolist() == [1, 1]
+
+
+def test_dropout_left_on_is_told_from_what_is_random_anyway(toy: Toy, small_inputs: Inputs) -> None:
+    toy.train()
+    toy.early.eval()
+    assert capture(toy, small_inputs, TAPS, run).metadata["deterministic_in_eval"] is True
+    assert toy.training and toy.dropout.training and not toy.early.training
+
+    def noisy(model: nn.Module, inputs: Inputs) -> Mapping[str, Tensor]:
+        return {"out": run(model, inputs)["out"] + torch.rand(())}
+
+    assert capture(toy.eval(), small_inputs, TAPS, noisy).metadata["deterministic_in_eval"] is False
+    assert "deterministic_in_eval" not in capture(toy, small_inputs, TAPS, run).metadata
+
+
+def test_what_a_run_without_hooks_gives_is_held_against_the_one_with_them(
+    toy: Toy, small_inputs: Inputs
+) -> None:
+    assert capture(toy, small_inputs, TAPS, run).metadata["without_hooks"] == {"out": 0.0, "loss": 0.0}
+
+    def shy(model: nn.Module, inputs: Inputs) -> Mapping[str, Tensor]:
+        heard = bool(model.late._forward_hooks)
+        return {"out": run(model, inputs)["out"] + (0.0 if heard else 0.5), "empty": torch.zeros(0)}
+
+    metadata = capture(toy, small_inputs, TAPS, shy).metadata
+    assert metadata["without_hooks"] == {"out": pytest.approx(0.5), "empty": 0.0}
+    assert metadata["deterministic"] is True

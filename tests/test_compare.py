@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from porting.compare import EXIT_CODES, Comparison, TensorComparison
+from porting.findings import Fault, Findings, TapFigures
 from tests.traces import T, TraceMaker
 
 NAN, INF = float("nan"), float("inf")
@@ -275,3 +276,39 @@ def test_values_out_of_place_are_caught(traces: TraceMaker, seed: int, axis: int
     assert row.max_abs_diff == distance.max()
     assert distance[row.index] == distance.max()
     assert (row.reference, row.port) == (right[row.index], wrong[row.index])
+
+
+def test_findings_say_of_each_row_where_its_difference_comes_from(traces: TraceMaker) -> None:
+    names = ("own", "also", "heir", "quiet heir", "right", "unknown")
+    port = [1.5, 1.5, 1.5, 1.0005, 1.0, 1.5]
+    comparison = traces.compare(
+        [T(n, 1.0) for n in names], [T(n, x) for n, x in zip(names, port, strict=True)]
+    )
+    assert {row.origin for row in comparison.tensors} == {None}
+    assert "local_max_abs_diff" not in comparison.tensors[0].to_json()
+    figures = {name: TapFigures(floor=1e-6) for name in names if name != "unknown"}
+    found = Findings(figures, (Fault("own", "tf/own", 0.5, 99.0, None, ("also",)),), 32.0, 1e-7)
+    examined = comparison.with_findings(found)
+    assert [row.origin for row in examined.tensors] == ["own", "own", "inherited", "inherited", None, None]
+    assert examined.tensors[3].status == "match", "below the tolerance, and not of itself"
+    assert examined.tensors[0].to_json()["origin"] == "own"
+    assert (examined.status, examined.exit_code) == ("diverged", 1)
+    assert examined.faults == found.faults and comparison.faults == ()
+    assert strict_json(examined)["noise"]["verdict"] == "beyond"
+
+
+def test_what_an_analysis_distrusts_is_no_verdict(traces: TraceMaker) -> None:
+    comparison = traces.compare([T("a", 1.0)], [T("a", 1.0)])
+    found = Findings({}, (), 32.0, 1e-7)
+    assert comparison.with_findings(found).status == "match"
+    distrusted = comparison.with_findings(found, ("it changes when it is heard",))
+    assert (distrusted.status, distrusted.exit_code) == ("invalid", 3)
+    assert distrusted.reasons == ("it changes when it is heard",)
+
+
+def test_dropout_is_named_where_eval_mode_repeats_itself(traces: TraceMaker) -> None:
+    tensors = [T("a", 1.0)]
+    for in_eval, words in ((True, "call model.eval() first"), (False, "something in it is random")):
+        metadata = {"deterministic": False, "deterministic_in_eval": in_eval}
+        (reason,) = traces.compare(tensors, tensors, port_metadata=metadata).reasons
+        assert words in reason

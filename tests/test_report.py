@@ -9,6 +9,7 @@ import pytest
 
 from porting.compare import Comparison
 from porting.errors import OutputError
+from porting.findings import Cause, Fault, Findings, Remainder, TapFigures
 from porting.report import write_reports
 from porting.report.markdown import render_markdown
 from porting.report.terminal import summary_lines
@@ -186,3 +187,70 @@ def test_facts_without_a_value_are_left_away(match: Comparison) -> None:
     page = render_markdown(match, "x")
     assert "- command: `compare-outputs a b`" in page
     assert "empty" not in page
+
+
+def examined(comparison: Comparison, *faults: Fault, notes: tuple[str, ...] = ()) -> Comparison:
+    figures = {row.name: TapFigures(0.25, 0.125, 1e-7, 1e-6, 7.5) for row in comparison.tensors}
+    remainder = Remainder("c", 1e-6, 0.5) if faults else None
+    return comparison.with_findings(Findings(figures, faults, 32.0, 2.0**-23, remainder, notes))
+
+
+TRANSPOSED = Fault(
+    "encoder.b", "tf/b", 0.5, 1e6, Cause("weight", "encoder.b.weight is transposed", "b.weight"), ("c",)
+)
+UNEXPLAINED = Fault("c", "tf/c", 0.5, 1e6, None, (), ("scale", "sum"))
+
+
+def test_the_first_screen_names_the_cause_of_one_fault(diverged: Comparison) -> None:
+    lines = summary_lines(examined(diverged, TRANSPOSED))
+    assert lines[0] == "DIVERGED: 2 of 3 tensors differ by more than 0.001; 2 are wrong by themselves."
+    assert lines[3] == "Cause: weight is transposed (verified)"
+    assert len(lines) == 5
+
+
+def test_the_first_screen_names_two_faults_and_counts_the_rest(diverged: Comparison) -> None:
+    more = Fault("encoder.a", "tf/a", 0.5, 1e6)
+    lines = summary_lines(examined(diverged, TRANSPOSED, UNEXPLAINED, more))
+    assert lines[3:5] == [
+        "Fault 1 of 3: encoder.b: weight is transposed (verified)",
+        "Fault 2 of 3: c: unexplained (tried: scale, sum)",
+    ]
+    assert not any("Fault 3" in line for line in lines)
+
+
+def test_a_match_that_rounding_does_not_explain_is_said_to_be_one(match: Comparison) -> None:
+    lines = summary_lines(examined(match, Fault("encoder", "tf/encoder", 1e-5, 99.0)))
+    assert lines[0] == "MATCH: all 2 tensors agree within 0.001, but rounding does not explain 1 of them."
+    assert lines[1] == "Fault 1 of 1: encoder: unexplained (tried: nothing fits such a tensor)"
+
+
+def test_both_verdicts_of_a_right_port(match: Comparison) -> None:
+    lines = summary_lines(examined(match))
+    assert lines[0] == "MATCH: all 2 tensors agree within 0.001, and rounding explains the rest."
+    assert lines[1].endswith("times its noise floor") and len(lines) == 2
+
+
+def test_a_divergence_that_rounding_explains_is_said_to_be_one(diverged: Comparison) -> None:
+    lines = summary_lines(examined(diverged))
+    assert lines[0].endswith("; 0 are wrong by themselves.")
+    assert "No tensor is wrong by itself: rounding (unit 1.2e-07) explains every difference." in lines
+
+
+def test_the_page_has_faults_figures_and_what_remains(diverged: Comparison) -> None:
+    page = render_markdown(examined(diverged, TRANSPOSED, UNEXPLAINED, notes=("no float64",)), "x")
+    assert "1. `encoder.b` (in the original `tf/b`)\n   - cause: weight is transposed (verified)" in page
+    assert "2. `c` (in the original `tf/c`)\n   - no cause verified: unexplained (tried: scale, sum)" in page
+    assert "   - for the same reason: `c`" in page
+    assert "what remains is 1e-06, 0.5 times the noise floor, in `c`." in page
+    assert "Note: no float64." in page
+    assert "| diverged, own | `encoder.b` | `tf/encoder.b` | batch length | 1x2 | 0.5 | 0.25 | 0.25 |" in page
+    assert " 0.25 | 0.125 | 1e-06 | 7.5 |" in page
+    assert "allows 32." in page
+
+
+def test_the_page_of_a_right_port_says_how_near_it_came(match: Comparison) -> None:
+    page = render_markdown(examined(match), "x")
+    assert "each stays within 32 times its noise floor (the most: 7.5, `encoder`)" in page
+    assert "## What is wrong by itself" not in page
+    header, rule = (line for line in page.splitlines() if line.startswith(("| | tensor", "|---")))
+    assert header.count("|") == rule.count("|")

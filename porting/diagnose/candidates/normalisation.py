@@ -105,6 +105,8 @@ def _form_of(
         for epsilon in (*_EPSILONS, _epsilon(form, x, weight, value)) if form.by != "none" else (0.0,):
             if not (math.isfinite(epsilon) and epsilon >= 0):
                 continue
+            if best is not None and epsilon not in _EPSILONS:
+                continue  # an estimate differs from norm to norm, and one cause would seem several
             found = form.value(x, weight, epsilon)
             error = float((found - value).square().mean())
             if accepts(found) and (best is None or error < best[0]):
