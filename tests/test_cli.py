@@ -12,7 +12,10 @@ from click.testing import CliRunner, Result
 
 from porting import __version__
 from porting.cli import compare_outputs_command, convert_checkpoint_command
+from porting.compare import Comparison
+from porting.findings import Fault, Findings
 from tests.conftest import RunPython
+from tests.traces import T, TraceMaker
 
 COMMANDS = {"convert-checkpoint": convert_checkpoint_command, "compare-outputs": compare_outputs_command}
 Invoke = Callable[..., Result]
@@ -247,3 +250,56 @@ def test_options_of_generation_are_checked_before_anything_is_read(
     result = invoke("compare-outputs", "absent", "absent", *options)
     assert result.exit_code == 2
     assert expected in " ".join(result.output.split())
+
+
+class Asked(dict):
+    """What `compare_outputs` was called with; it gives back what was prepared."""
+
+    comparison: Comparison
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch, traces: TraceMaker) -> Asked:
+    asked = Asked()
+    asked.comparison = traces.compare([T("a", 1.0)], [T("a", 1.0)])
+
+    def compare(*_: object, **options: object) -> Comparison:
+        asked.update(options)
+        return asked.comparison
+
+    monkeypatch.setattr("porting.workbench.compare_outputs", compare)
+    return asked
+
+
+def test_options_of_the_analysis_are_handed_on(invoke: Invoke, asked: Asked) -> None:
+    assert invoke("compare-outputs", "source", "model").exit_code == 0
+    assert (asked["analyse"], asked["noise_times"], asked["checkpoint"]) == (True, None, None)
+    assert invoke("compare-outputs", "a", "b", "--no-analyse", "--noise-times", "12.5").exit_code == 0
+    assert (asked["analyse"], asked["noise_times"]) == (False, 12.5)
+    result = invoke("compare-outputs", "a", "b", "--noise-times", "many")
+    assert result.exit_code == 2 and "many" in result.stderr
+
+
+def test_strict_fails_where_rounding_does_not_explain_a_match(invoke: Invoke, asked: Asked) -> None:
+    assert invoke("compare-outputs", "a", "b", "--strict").exit_code == 0
+    found = Findings({}, (Fault("a", "tf/a", 1e-6, 99.0),), 32.0, 1e-7)
+    asked.comparison = asked.comparison.with_findings(found)
+    assert invoke("compare-outputs", "a", "b").exit_code == 0
+    result = invoke("compare-outputs", "a", "b", "--strict")
+    assert result.exit_code == 1
+    assert "Fault 1 of 1: a: unexplained" in result.stdout
+    asked.comparison = asked.comparison.with_findings(found, ("it changes when it is heard",))
+    assert invoke("compare-outputs", "a", "b", "--strict").exit_code == 3
+
+
+def test_a_source_that_cannot_be_read_beside_a_trace_is_a_hint(
+    invoke: Invoke, asked: Asked, traces: TraceMaker
+) -> None:
+    trace = str(traces([T("a", 1.0)]).path)
+    result = invoke("compare-outputs", "nowhere/model.ckpt-1", "b", "--reference-trace", trace)
+    assert result.exit_code == 0
+    assert "Weights are not checked against the checkpoint: " in result.stderr
+    assert "nowhere" in result.stderr and "Weights are not" not in result.stdout
+    assert asked["checkpoint"] is None
+    result = invoke("compare-outputs", "nowhere", "b", "--reference-trace", trace, "--no-analyse")
+    assert result.exit_code == 0 and "Weights are not checked" not in result.stderr

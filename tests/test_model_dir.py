@@ -25,6 +25,7 @@ from porting.model_dir import (
     new_directory,
     read_config,
     shard_specs,
+    stored_dtypes,
     weight_files,
     write_index,
     write_json,
@@ -512,3 +513,10 @@ def test_what_one_stack_learns_the_other_knows_after_a_change_of_type(tmp_path: 
         loaded.get_parameter("decoder.block.1.layer.2.DenseReluDense.wo.weight").fill_(3.0)
     assert bool((loaded.get_parameter("encoder.block.1.layer.1.DenseReluDense.wo.weight") == 3.0).all())
     assert loaded.get_parameter("encoder.block.1.layer.1.DenseReluDense.wo.weight").dtype == torch.bfloat16
+
+
+def test_the_stored_types_are_read_from_every_file(sharded_dir: Path, tmp_path: Path) -> None:
+    assert stored_dtypes(sharded_dir) == ["float32"]
+    mixed = {"a": torch.ones(2, dtype=torch.bfloat16), "b": torch.ones(2), "c": torch.ones(2).half()}
+    save_file(mixed, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    assert stored_dtypes(tmp_path) == ["bfloat16", "float16", "float32"]
