@@ -143,7 +143,8 @@ def _not_compiled() -> Iterator[None]:
 
     The run without hooks (`without_hooks`) is the compiled one.
     """
-    if "torch._dynamo" not in sys.modules:  # nothing can have been compiled, and loading it takes long
+    # Before it is loaded, which takes long, nothing can have been compiled. set_stance came with torch 2.6.
+    if "torch._dynamo" not in sys.modules or not hasattr(torch.compiler, "set_stance"):
         yield
         return
     with torch.compiler.set_stance("force_eager"):

@@ -189,7 +189,8 @@ only, a run that does not repeat itself or changes when it is listened to, NaN i
     "--analyse/--no-analyse",
     default=True,
     show_default=True,
-    help="Find what is wrong by itself, what rounding explains, and why.",
+    help="Find what is wrong by itself, what rounding explains, and why; and whether listening"
+    " changes anything.",
 )
 @click.option(
     "--noise-times",

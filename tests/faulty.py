@@ -14,15 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from porting.analysis import Analyser, Analysis, Arrays
+from porting.analysis.isolation import Originals
+from porting.analysis.noise import TIMES, UNITS, floor_of, times_the_floor
+from porting.analysis.passes import Analyser, Analysis, Arrays
 from porting.capture import Run, capture
 from porting.diagnose.engine import Candidate, diagnose, site_of
 from porting.diagnose.lab import Lab, Variants
 from porting.diagnose.site import Site
 from porting.findings import Cause, Fault, TapFigures
 from porting.inputs import Inputs
-from porting.isolation import Originals
-from porting.noise import TIMES, UNITS, floor_of, times_the_floor
 from porting.tap import Tap
 from porting.trace import Trace, TraceWriter
 

@@ -43,21 +43,21 @@ def floor_of(
     """
     dtype = np.result_type(value, np.float32, *changes)
     floor = np.asarray(np.multiply(np.abs(value), unit / 2, dtype=dtype))
-    if hidden_below is not None:
-        floor[np.asarray(value <= hidden_below)] = 0.0
-    for change in (floor, *changes):
+    counted = None  # all elements, as a rule
+    if hidden_below is not None or not np.isfinite(floor.max(initial=0.0)):
+        counted = np.isfinite(value)
+        if hidden_below is not None:
+            counted &= value > hidden_below
+    for change in changes:
         plain = np.isfinite(change.max(initial=0.0))
         np.maximum(floor, change if plain else np.where(np.isfinite(change), change, 0.0), out=floor)
-    floor[~np.isfinite(floor)] = 0.0
-    if hidden_below is not None:
-        floor[np.asarray(value <= hidden_below)] = 0.0
+    if counted is not None:
+        floor[~counted] = 0.0
     if floor.ndim == 0:
         return floor
-    counts = np.full((*floor.shape[:-1], 1), max(floor.shape[-1], 1))
-    if hidden_below is not None:
-        counts = np.maximum((value > hidden_below).sum(axis=-1, keepdims=True), 1)
-    rows = np.sqrt(np.einsum("...i,...i->...", floor, floor)[..., None] / counts).astype(dtype)
-    np.maximum(floor, rows, out=floor)
+    width = floor.shape[-1] if counted is None else counted.sum(axis=-1, keepdims=True)
+    squares = np.einsum("...i,...i->...", floor, floor)[..., None]
+    np.maximum(floor, np.sqrt(squares / np.maximum(width, 1)).astype(dtype), out=floor)
     return floor
 
 

@@ -5,12 +5,12 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
+from porting.analysis.isolation import Originals
 from porting.diagnose.candidates import CANDIDATES
 from porting.diagnose.engine import diagnose
 from porting.diagnose.hypothesis import Hypothesis
 from porting.diagnose.site import Site
 from porting.findings import Cause
-from porting.isolation import Originals
 from tests.faulty import Bench, Toy, changed, state_of
 
 NAN, INF = float("nan"), float("inf")

@@ -25,7 +25,9 @@ def another_sum(site: Site) -> Iterator[Hypothesis]:
     if not site.fits or site.original.numel() < _ENOUGH:
         return
     missing = site.original - site.port
-    others = list(site.others())
+    names = list(site.lab.by_name)
+    before = set(names[: names.index(site.name)])  # what comes later can be no part of a sum
+    others = [(name, tensor) for name, tensor in site.others() if name in before]
     for name, tensor in others:
         size = float(tensor.square().sum())
         share = float((missing * tensor).sum()) / size if size else 0.0

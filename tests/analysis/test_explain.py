@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from porting.analysis.explain import explain
 from porting.capture import capture
-from porting.explain import explain
 from porting.findings import Findings
 from porting.ports.t5 import PORT
 from porting.ports.t5.config import T5Config

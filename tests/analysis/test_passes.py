@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import porting.analysis
-from porting.analysis import Arrays
+import porting.analysis.passes
+from porting.analysis.passes import Arrays
 from porting.capture import capture
 from porting.compare import compare_traces
 from porting.tap import Tap
@@ -265,7 +265,7 @@ def test_no_two_taps_are_moved_alike(monkeypatch: pytest.MonkeyPatch) -> None:
         return value
 
     bench = Bench(Pair(), [Tap("one.projection", HIDDEN), Tap("other.projection", HIDDEN)], run_masked)
-    monkeypatch.setattr(porting.analysis, "moved", moved)
+    monkeypatch.setattr(porting.analysis.passes, "moved", moved)
     bench.analyse(copy.deepcopy(bench.right))
     assert len(seeds) == 4, "two taps in the isolated run and in the free one"
     assert len(set(seeds)) == 2

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from porting.isolation import Originals, moved, run_isolated
+from porting.analysis.isolation import Originals, moved, run_isolated
 from porting.tap import Tap
 from porting.trace import Trace
 from tests.faulty import INPUTS, TAPS, Bench, Toy, changed, run

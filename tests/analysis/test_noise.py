@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from porting.noise import NARROW_TIMES, TIMES, UNITS, floor_of, times_for, times_the_floor
+from porting.analysis.noise import NARROW_TIMES, TIMES, UNITS, floor_of, times_for, times_the_floor
 
 INF, NAN = float("inf"), float("nan")
 UNIT = UNITS["float32"]
