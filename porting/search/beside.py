@@ -35,8 +35,10 @@ def search_port(
     count: int,
     budget: float,
     failing: Callable[[Comparison], bool],
-    examine: Callable[[Comparison, Trace, Trace], Comparison],
     on_stage: Callable[[str], None],
+    examine: Callable[[Comparison, Trace, Trace], Comparison] = lambda comparison, _original, _port: (
+        comparison
+    ),
 ) -> SearchResult:
     """Try inputs chosen for this architecture, and shrink one that fails.
 
@@ -46,8 +48,8 @@ def search_port(
         module: the port, torch.nn.Module.
         first, inputs: the comparison made before, and what it was made on.
         count, budget, failing: see `porting.search.search`.
-        examine: adds findings to a comparison of the original's trace and the port's.
         on_stage: called with the progress, in words.
+        examine: adds findings to a comparison of the original's trace and the port's.
     """
     from porting.capture import capture
 
