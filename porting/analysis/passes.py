@@ -37,6 +37,7 @@ from porting.trace import Trace
 # A float64 run may differ by more than rounding: where float32 loses a number altogether (a score beside the
 # mask's -1e9), the loss is what the original computes, and a port must lose it too.
 _LOST = 64.0
+_WITHIN = 8.0
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,7 @@ class Analyser:
         self._arrays = Arrays()
         self._figures: dict[str, TapFigures] = {}
         self._notes: list[str] = []
+        self._magnitude = 0.0  # the largest number seen in a pass
         self._free = {tensor.name: tensor for tensor in self.free.tensors}
 
     def analyse(self) -> Analysis:
@@ -176,6 +178,7 @@ class Analyser:
         def on_wide(tap: Tap, value: np.ndarray, original: np.ndarray) -> None:
             self._second_floor("floor", tap, self._arrays.get("isolated", tap.name), value, original)
 
+        self._magnitude = 0.0
         self._isolated(on_moved, move=self._moved)
         self._in_float64(lambda: self._isolated(on_wide))
         for tap in self.taps:
@@ -204,6 +207,7 @@ class Analyser:
             ours, array = free(tap, value)
             self._second_floor("free floor", tap, ours, array, ours)
 
+        self._magnitude = 0.0
         run_tapped(self.model, self.inputs, self.taps, self.run, hear_and_move)
         self._in_float64(lambda: run_tapped(self.model, self.inputs, self.taps, self.run, hear))
         for name in self._free:
@@ -225,7 +229,10 @@ class Analyser:
         """And from a float64 run, wherever that computes the same."""
         change = distance(value, wide_value, tap.hidden_below)
         before = self._arrays.get(kind, tap.name)
-        change[change > before * _LOST] = 0.0
+        # A loss near zero is made of large logits: within a tap, numbers as large as any so far are rounded.
+        shown = like if tap.hidden_below is None else np.asarray(like)[like > tap.hidden_below]
+        self._magnitude = max(self._magnitude, _largest(np.abs(shown[np.isfinite(shown)])))
+        change[change > np.maximum(before * _LOST, self._unit * self._magnitude * _WITHIN)] = 0.0
         floor = floor_of([before, change], like, self._unit, tap.hidden_below)
         self._arrays.put(kind, tap.name, floor.astype(np.float32, copy=False))
 

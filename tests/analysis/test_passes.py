@@ -13,6 +13,7 @@ import porting.analysis.passes
 from porting.analysis.passes import Arrays
 from porting.capture import capture
 from porting.compare import compare_traces
+from porting.inputs import Inputs
 from porting.tap import Tap
 from tests.faulty import HIDDEN, INPUTS, TAPS, Bench, Toy, changed, randomise, run, state_of
 
@@ -385,3 +386,32 @@ def test_what_was_computed_can_be_looked_up(bench: Bench) -> None:
     apart = np.abs(arrays.get("isolated", "up") - bench.reference["up"])
     assert float(apart.max()) > 0.1
     assert (apart > 32 * arrays.get("floor", "up")).sum() == 18, "one of twelve values at each position"
+
+
+class Sure(nn.Module):
+    """Logits that are sure of their answer: a loss near zero, made of large numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(11, 11)
+        self.logits = nn.Identity()
+        with torch.no_grad():
+            self.embed.weight.copy_(0.5 * torch.randn(11, 11, generator=torch.Generator().manual_seed(3)))
+            self.embed.weight += 20 * torch.eye(11)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.logits(self.embed(ids))
+
+
+def test_a_loss_near_zero_may_be_rounded_as_the_logits_it_is_made_of() -> None:
+    """Moving its inputs moves such a loss by nothing, and yet two ways to compute it differ."""
+
+    def loss(model: Sure, inputs: Inputs) -> dict[str, Tensor]:
+        ids = torch.from_numpy(inputs.inputs).long()
+        logits = model(ids)
+        return {"loss": nn.functional.cross_entropy(logits.flatten(0, 1), ids.flatten())}
+
+    bench = Bench(Sure(), [Tap("logits", "batch length vocab"), Tap("loss", "")], loss)
+    figures = bench.analyse(copy.deepcopy(bench.right)).figures["loss"]
+    assert 0 < figures.local < 1e-6
+    assert figures.times_floor < 8

@@ -6,12 +6,14 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from demo.task import examples
 from porting import Comparison, Trace, compare_outputs, convert_checkpoint, load_model, run_reference
 from porting.cli import compare_outputs_command
 from porting.ports.t5.layers import T5FeedForward
@@ -149,3 +151,12 @@ def test_the_module_is_left_as_it_was(ported: Ported) -> None:
     assert {value.dtype for value in model.state_dict().values()} == {torch.float32}
     assert [parameter.requires_grad for parameter in model.parameters()] == flags
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_a_trained_model_that_is_sure_of_its_answers_is_within_rounding(tmp_path: Path) -> None:
+    """Its loss is near zero and made of large logits: little moves it, and the two sides round it unlike."""
+    demo = Path(__file__).parents[2] / "demo" / "checkpoint"
+    inputs, targets = examples(4, np.random.default_rng(1), test=True)
+    convert_checkpoint(demo, tmp_path / "model")
+    comparison = compare_outputs(demo, tmp_path / "model", {"inputs": inputs, "targets": targets})
+    assert (comparison.status, comparison.faults) == ("match", ())
