@@ -13,7 +13,7 @@ import numpy as np
 from porting.difference import distance
 
 # How many times its floor a difference may be. The floor is the port's own rounding; in float32 the original,
-# which sums in another order, rounds as much again. Right ports stay below half of either: see docs/noise.md.
+# which sums in another order, rounds as much again. Right ports stay about half of that: see docs/noise.md.
 TIMES = 32.0
 NARROW_TIMES = 4.0
 

@@ -24,7 +24,7 @@ How strict each figure is:
 - passed on: what came in with the tensor's inputs and went through it.
 - noise: what rounding alone would explain of max abs, measured.
 - x noise: the largest ratio of the local difference to the rounding expected of that element. Right ports
-  stay below 16; the second verdict allows {times:g}. A wrong constant in the seventh digit is seen here.
+  stay below 17; the second verdict allows {times:g}. A wrong constant in the seventh digit is seen here.
 
 Attention scores of hidden positions (below -1e8 on both sides) count as equal."""
 

@@ -131,7 +131,15 @@ def searched(ported: Ported, model: nn.Module, count: int = 4) -> SearchResult:
     )
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+# Each takes a quarter of a minute: two of them with every change, all of them with `make test-slow`.
+SLOW = (far_positions_are_wrong, padding_goes_on_to_the_end)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [pytest.param(fault, marks=pytest.mark.slow) if fault in SLOW else fault for fault in FAULTS],
+    ids=lambda fault: fault.__name__,
+)
 def test_a_fault_that_random_ids_do_not_show_is_found_and_shrunk(
     ported: Ported, fault: Callable[[nn.Module], None]
 ) -> None:
