@@ -61,45 +61,55 @@ def heard(model: torch.nn.Module, inputs: Inputs, taps: Sequence[Tap]) -> None:
     run_tapped(model, inputs, taps, PORT.run, lambda _tap, _value: None)
 
 
-def traced(model: torch.nn.Module, inputs: Inputs, taps: Sequence[Tap]) -> None:
+def traced(model: torch.nn.Module, inputs: Inputs, taps: Sequence[Tap], folder: Path) -> None:
     """Under hooks that write to disk."""
-    with tempfile.TemporaryDirectory() as folder:
-        writer = TraceWriter(Path(folder), inputs)
+    writer = TraceWriter(folder, inputs)
 
-        def write(tap: Tap, value: torch.Tensor) -> None:
-            array = to_numpy(value, copy=False)
-            writer.add(tap.name, array.reshape(tap.unfolded_shape(array.shape)), tap.dimension_names)
+    def write(tap: Tap, value: torch.Tensor) -> None:
+        array = to_numpy(value, copy=False)
+        writer.add(tap.name, array.reshape(tap.unfolded_shape(array.shape)), tap.dimension_names)
 
-        run_tapped(model, inputs, taps, PORT.run, write)
-        writer.close({})
+    run_tapped(model, inputs, taps, PORT.run, write)
+    writer.close({})
 
 
-def medians(cases: dict[str, Callable[[], None]], runs: int) -> dict[str, float]:
-    """Seconds, median of alternating runs, after one that does not count."""
+def medians(
+    cases: dict[str, Callable[[], object]], runs: int, after: Callable[[], None] = lambda: None
+) -> dict[str, float]:
+    """Seconds, median of alternating runs, after one that does not count; `after` each run, untimed."""
     times: dict[str, list[float]] = {name: [] for name in cases}
     for run in range(runs + 1):
         for name, case in cases.items():
             start = time.perf_counter()
             case()
+            elapsed = time.perf_counter() - start
             if run:
-                times[name].append(time.perf_counter() - start)
+                times[name].append(elapsed)
+            after()
     return {name: statistics.median(values) for name, values in times.items()}
 
 
 def print_capture(model_name: str, inputs: Inputs, runs: int) -> None:
-    """Hooks against none."""
+    """Hooks against none, and a trace on disk against `cp` of its files."""
     model, taps = build(model_name)
     outer = module_level(taps)
-    seconds = medians(
-        {
-            "forward, no hooks": lambda: forward(model, inputs),
-            f"hooks at module level ({len(outer)} taps)": lambda: heard(model, inputs, outer),
-            "the same, written to disk": lambda: traced(model, inputs, outer),
-            f"hooks at all {len(taps)} taps": lambda: heard(model, inputs, taps),
-            "the same, written to disk ": lambda: traced(model, inputs, taps),
-        },
-        runs,
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        kept, scratch = Path(folder, "kept"), Path(folder, "scratch")
+        traced(model, inputs, outer, kept)
+        size = sum(file.stat().st_size for file in kept.rglob("*.npy"))
+        seconds = medians(
+            {
+                "forward, no hooks": lambda: forward(model, inputs),
+                f"hooks at module level ({len(outer)} taps)": lambda: heard(model, inputs, outer),
+                f"hooks at all {len(taps)} taps": lambda: heard(model, inputs, taps),
+                "module level, written to disk": lambda: traced(model, inputs, outer, scratch),
+                f"cp of what that wrote ({size / 1e6:.0f} MB)": lambda: subprocess.run(
+                    ["cp", "-r", str(kept), str(scratch)], check=True
+                ),
+            },
+            runs,
+            after=lambda: shutil.rmtree(scratch, ignore_errors=True),
+        )
     bare = seconds["forward, no hooks"]
     for name, value in seconds.items():
         print(f"  {value / bare:5.2f}x  {name}")
@@ -171,7 +181,11 @@ def main() -> None:
     if arguments.peak:
         mode, layers = arguments.peak
         model, taps = build(arguments.model, int(layers))
-        traced(model, inputs, taps) if mode == "traced" else forward(model, inputs)
+        if mode == "traced":
+            with tempfile.TemporaryDirectory() as folder:
+                traced(model, inputs, taps, Path(folder))
+        else:
+            forward(model, inputs)
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000)
         return
     print(f"{arguments.model}, {arguments.batch}x{arguments.length}, {torch.get_num_threads()} threads")
