@@ -219,10 +219,10 @@ def test_output_that_nobody_reads_is_no_error(tmp_path: Path) -> None:
     """`convert-checkpoint --help | head -1`, with a reader that is gone at once."""
     code = (
         "import sys, os\n"
-        "from porting.cli import _reporting_errors\n"
+        "from porting.cli.common import reporting_errors\n"
         "from porting.output import Output\n"
         "output = Output('human')\n"
-        "with _reporting_errors(output, False):\n"
+        "with reporting_errors(output, False):\n"
         "    output.result({}, ['x' * 100] * 10000)\n"
     )
     read, write = os.pipe()

@@ -1,128 +1,17 @@
-"""The commands: parse, call one function, render, exit.
-
-Nothing heavy is imported before the arguments have been read: `--help` loads neither PyTorch nor TensorFlow.
-"""
+"""`compare-outputs`."""
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
-import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 import click
 
-from porting import __version__
-from porting.errors import EXIT_DIVERGED, EXIT_OK, EXIT_UNTRUSTED, PortingError
-from porting.output import FORMATS, Output, file_size, table
-
-if TYPE_CHECKING:
-    from porting.convert import Conversion
-
-Command = TypeVar("Command", bound=Callable[..., Any])
-_INTERRUPTED = 130  # as shells say SIGINT
-_BROKEN_PIPE = 141  # as shells say SIGPIPE
-
-
-def _common(command: Command) -> Command:
-    """Options that every command takes."""
-    for option in (
-        click.version_option(__version__, "--version", prog_name="porting"),
-        click.option("--debug", is_flag=True, help="Show the traceback of an error."),
-        click.option(
-            "--format",
-            "style",
-            type=click.Choice(FORMATS),
-            default="human",
-            show_default=True,
-            help="What to print: text, one JSON object, or nothing.",
-        ),
-    ):
-        command = option(command)
-    return command
-
-
-@click.command(
-    "convert-checkpoint",
-    context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="""\b
-Examples:
-  convert-checkpoint t5-small/model.ckpt-1000000 converted/t5-small
-  convert-checkpoint t5-small/ converted/t5-small --dry-run
-  convert-checkpoint mt5/ converted/mt5 --config mt5/operative_config.gin --dtype bfloat16
-  convert-checkpoint t5-small/ converted/t5-small --format json | jq .bytes
-
-\b
-Exit codes: 0 converted, 2 the checkpoint or an option cannot be used.""",
-)
-@click.argument("source", type=click.Path())
-@click.argument("output_dir", type=click.Path())
-@click.option(
-    "--config",
-    type=click.Path(),
-    help="An operative_config.gin or a config.json.  [default: the one beside the checkpoint, else inferred]",
-)
-@click.option(
-    "--dtype",
-    type=click.Choice(["keep", "float32", "bfloat16", "float16"]),
-    default="keep",
-    show_default=True,
-    help="Store weights in this type.",
-)
-@click.option("--max-shard-size", default="5GB", show_default=True, help="Largest size of one weights file.")
-@click.option("--dry-run", is_flag=True, help="Print the plan; read no tensor and write nothing.")
-@click.option("--force", is_flag=True, help="Replace the model in OUTPUT_DIR; other files there are kept.")
-@_common
-def convert_checkpoint_command(source: str, output_dir: str, style: str, debug: bool, **options: Any) -> None:
-    """Convert the checkpoint SOURCE into the model directory OUTPUT_DIR.
-
-    SOURCE is a checkpoint prefix (model.ckpt-1000) or the directory that holds it: then the newest one that
-    its `checkpoint` file names, else the only one. Every variable must have a home and every parameter a
-    source, of the right shape; otherwise all that does not fit is listed and nothing is written.
-    """
-    output = Output(style)
-    with _reporting_errors(output, debug):
-        from porting.convert import convert_checkpoint
-
-        with output.progress() as progress:
-            conversion = convert_checkpoint(
-                source,
-                output_dir,
-                **options,
-                on_start=lambda nbytes: progress.stage("converting", nbytes),
-                on_tensor=lambda _name, nbytes: progress.advance(nbytes),
-            )
-        output.result(conversion.to_json(), _conversion_lines(conversion, source))
-
-
-def _conversion_lines(conversion: Conversion, source: str) -> Iterator[str]:
-    resolved, plan = conversion.resolved, conversion.plan
-    if conversion.status == "planned":
-        rows = [
-            (
-                "+".join(entry.sources),
-                "x".join(map(str, entry.source_shapes[0])),
-                ", ".join(map(str, entry.ops)) or "-",
-                entry.target,
-                "x".join(map(str, entry.target_shape)),
-            )
-            for entry in plan.entries
-        ]
-        yield from table(("variable", "shape", "ops", "parameter", "shape"), rows)
-        yield ""
-    done = "Would write" if conversion.status == "planned" else "Wrote"
-    yield f"{done} {len(plan.entries)} tensors, {file_size(conversion.nbytes)}, to {conversion.output}"
-    yield f"Config: {resolved.origin}"
-    yield from (f"  inferred: {line}" for line in resolved.inferred)
-    yield from (f"  assumed:  {line}" for line in resolved.assumed)
-    ignored = ", ".join(f"{reason} ({count})" for reason, count in plan.ignored_counts().items())
-    yield f"Left out: {ignored or 'nothing'}"
-    if conversion.status == "converted":
-        yield f"Prove it: {shlex.join(['compare-outputs', source, str(conversion.output)])}"
+from porting.cli.common import common_options, reporting_errors
+from porting.errors import EXIT_DIVERGED, EXIT_OK, PortingError
+from porting.output import Output
 
 
 @click.command(
@@ -208,7 +97,7 @@ only, a run that does not repeat itself or changes when it is listened to, NaN i
 )
 @click.option("--max-new-tokens", type=int, help="With --generate: how many at most.  [default: 32]")
 @click.option("--num-beams", type=int, help="With --generate beam.  [default: 4]")
-@_common
+@common_options
 def compare_outputs_command(
     source: str,
     model_dir: str,
@@ -230,7 +119,7 @@ def compare_outputs_command(
     causes are looked for, and named when mending them brings parity back.
     """
     output = Output(style)
-    with _reporting_errors(output, debug):
+    with reporting_errors(output, debug):
         from porting.errors import InputError
         from porting.inputs import parse_random, read_inputs
         from porting.model_dir import read_config
@@ -276,33 +165,3 @@ def _checkpoint_at(source: str, output: Output) -> str | None:
         output.hint(f"Weights are not checked against the checkpoint: {error.message}")
         return None
     return source
-
-
-@contextmanager
-def _reporting_errors(output: Output, debug: bool) -> Iterator[None]:
-    """Our own errors become one message and their exit code; anything else is a bug, and is no verdict."""
-    try:
-        yield
-    except PortingError as error:
-        if debug:
-            traceback.print_exc()
-        output.error(error)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        output.hint("Interrupted; nothing was left half-written.")
-        sys.exit(_INTERRUPTED)
-    except BrokenPipeError:
-        # Whoever read our output has read enough: `convert-checkpoint ... | head`.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(_BROKEN_PIPE)
-    except Exception as error:
-        if debug:
-            traceback.print_exc()
-        name = type(error).__name__
-        output.error(
-            PortingError(
-                f"This is a bug in porting: {name}: {error}",
-                remedy="Please report it with the output of the same command and --debug.",
-            )
-        )
-        sys.exit(EXIT_UNTRUSTED)

@@ -1,0 +1,9 @@
+"""The commands: parse, call one function, render, exit. One file for each, and `common.py` for what all share.
+
+Nothing heavy is imported before the arguments have been read: `--help` loads neither PyTorch nor TensorFlow.
+"""
+
+from porting.cli.compare import compare_outputs_command
+from porting.cli.convert import convert_checkpoint_command
+
+__all__ = ["compare_outputs_command", "convert_checkpoint_command"]
