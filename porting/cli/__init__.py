@@ -1,4 +1,4 @@
-"""The commands: parse, call one function, render, exit. One file for each, and `common.py` for what all share.
+"""The commands: parse, call one function, render, exit. A file for each; `common.py` is what all share.
 
 Nothing heavy is imported before the arguments have been read: `--help` loads neither PyTorch nor TensorFlow.
 """
