@@ -123,7 +123,7 @@ def print_memory(model_name: str, inputs: Inputs) -> None:
 
 
 def _peak(model_name: str, layers: int, inputs: Inputs, mode: str) -> float:
-    batch, length = inputs.inputs.shape
+    batch, length = inputs["inputs"].shape
     command = [sys.executable, "-m", "benchmarks.capture", "--model", model_name, "--peak", mode, str(layers)]
     command += ["--batch", str(batch), "--length", str(length)]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)

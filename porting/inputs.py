@@ -6,7 +6,7 @@ import json
 import re
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,82 +15,137 @@ import numpy as np
 
 from porting.errors import InputError, Problem
 
-FIELDS = ("inputs", "targets", "sequence_ids", "decoder_sequence_ids")
 DEFAULT_RANDOM = (3, 160)
 _PADDING_ID = 0
 
 
 @dataclass(frozen=True)
-class Inputs:
-    """Token ids, int32 [batch, length] each; 0 is padding.
+class InputField:
+    """One integer array that a model is run on.
 
     Attributes:
-        inputs: what the encoder reads, or the only stack there is.
-        targets: what the model is to say; a decoder's own inputs are these shifted right from id 0.
-        sequence_ids, decoder_sequence_ids: for packed examples, same shapes: which example each position
-            belongs to, 0 for padding. None: `min(ids, 1)`, as Mesh makes them.
-        origin: where the ids come from, for messages and reports.
+        name: as in files of inputs and in traces.
+        dims: names of its axes, "batch" first; axes of one name have one size.
+        required: False for what the model makes itself when it is not given.
     """
 
-    inputs: np.ndarray
-    targets: np.ndarray
-    sequence_ids: np.ndarray | None = None
-    decoder_sequence_ids: np.ndarray | None = None
+    name: str
+    dims: tuple[str, ...] = ("batch", "length")
+    required: bool = True
+
+
+# A model that reads one text and says another. Its decoder reads `targets`, shifted right from id 0. Sequence
+# ids are for packed examples: which example a position belongs to, 0 for padding.
+TEXT_TO_TEXT = (
+    InputField("inputs"),
+    InputField("targets", ("batch", "target_length")),
+    InputField("sequence_ids", required=False),
+    InputField("decoder_sequence_ids", ("batch", "target_length"), required=False),
+)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Integer arrays by name, as a port's `input_fields` declare them.
+
+    Example:
+        Inputs({"inputs": ids, "targets": said})["targets"]     # int32 [batch, target_length]
+
+    Attributes:
+        values: int32 arrays, the first axis of each is the batch.
+        origin: where they come from, for messages and reports.
+    """
+
+    values: Mapping[str, np.ndarray]
     origin: str = "given"
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, Any], origin: str = "given") -> Inputs:
-        """Check and take over arrays or nested lists named as the fields.
+        """Check and take over arrays or nested lists; those that are None are not there.
 
         Raises:
-            InputError: something is missing, not integral, or not [batch, length] with one batch size.
+            InputError: there is nothing, or something is not integral, or has no axis or an empty one. All of
+                it at once. Which arrays a model wants, and of what shapes, `check_fields` knows.
         """
         arrays = {name: value for name, value in arrays.items() if value is not None}
-        unknown = sorted(set(arrays) - set(FIELDS))
-        missing = [name for name in ("inputs", "targets") if name not in arrays]
-        if unknown or missing:
-            raise InputError(
-                f"The inputs ({origin}) hold {', '.join(sorted(arrays)) or 'nothing'}.",
-                problems=[Problem(name, "an int array [batch, length]", "none") for name in missing]
-                + [Problem(name, f"one of {', '.join(FIELDS)}", "another name") for name in unknown],
-            )
+        if not arrays:
+            raise InputError(f"The inputs ({origin}) hold nothing.")
         problems: list[Problem] = []
         checked = {name: _ids(name, value, problems) for name, value in arrays.items()}
         if problems:
             raise InputError(f"The inputs ({origin}) cannot be used.", problems=problems)
-        for name, like in (
-            ("targets", "inputs"),
-            ("sequence_ids", "inputs"),
-            ("decoder_sequence_ids", "targets"),
-        ):
-            wanted = (
-                checked[like].shape if name != "targets" else (len(checked["inputs"]), checked[name].shape[1])
-            )
-            if name in checked and checked[name].shape != wanted:
-                problems.append(Problem(name, f"shape {list(wanted)}", f"{list(checked[name].shape)}"))
-        if problems:
-            raise InputError(f"The inputs ({origin}) do not fit each other.", problems=problems)
-        return cls(**checked, origin=origin)
+        return cls(checked, origin)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        """The array of that name. Raises KeyError if there is none."""
+        return self.values[name]
+
+    def get(self, name: str) -> np.ndarray | None:
+        """The array of that name, or None."""
+        return self.values.get(name)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """The arrays that are there, by field name."""
-        return {name: value for name in FIELDS if (value := getattr(self, name)) is not None}
+        """All arrays by name, in a dictionary of one's own."""
+        return dict(self.values)
 
-    def check_vocabulary(self, vocab_size: int, target_vocab_size: int | None = None) -> None:
-        """Raise InputError unless every id lies in [0, vocab_size), of targets in theirs if it is another."""
-        problems = []
-        sizes = {"inputs": vocab_size, "targets": target_vocab_size or vocab_size}
-        for name, vocab_size in sizes.items():
-            ids = getattr(self, name)
-            bad = np.argwhere((ids < 0) | (ids >= vocab_size))
-            if len(bad):
-                row, column = (int(i) for i in bad[0])
-                found = f"{ids[row, column]} at [{row}, {column}]"
-                more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
-                problems.append(Problem(name, f"ids from 0 to {vocab_size - 1}", found + more))
+    @property
+    def batch(self) -> int:
+        """Number of rows."""
+        return len(next(iter(self.values.values())))
+
+    def having(self, **changed: np.ndarray | None) -> Inputs:
+        """The same with other arrays under some names; None takes one away."""
+        values = {**self.values, **changed}
+        return Inputs({name: value for name, value in values.items() if value is not None}, self.origin)
+
+    def shapes(self) -> str:
+        """`inputs 3x160, targets 3x144`, for people."""
+        return ", ".join(f"{name} {'x'.join(map(str, array.shape))}" for name, array in self.values.items())
+
+    def check_fields(self, fields: Sequence[InputField]) -> None:
+        """Raise InputError unless these are what `fields` declare, in shapes that fit each other."""
+        known = {field.name: field for field in fields}
+        problems = [
+            Problem(field.name, f"an int array [{', '.join(field.dims)}]", "none")
+            for field in fields
+            if field.required and field.name not in self.values
+        ]
+        problems += [
+            Problem(name, f"one of {', '.join(known)}", "another name")
+            for name in sorted(self.values.keys() - known.keys())
+        ]
+        sizes: dict[str, int] = {}
+        for field in fields:
+            if field.name in self.values:
+                shape = self.values[field.name].shape
+                wanted = [sizes.get(dim, size) for dim, size in zip(field.dims, shape, strict=False)]
+                if len(shape) != len(field.dims):
+                    problems.append(
+                        Problem(field.name, f"an int array [{', '.join(field.dims)}]", f"{list(shape)}")
+                    )
+                elif list(shape) != wanted:
+                    problems.append(Problem(field.name, f"shape {wanted}", f"{list(shape)}"))
+                else:
+                    sizes |= dict(zip(field.dims, shape, strict=True))
         if problems:
             raise InputError(
-                f"Input IDs outside the model's vocabulary of {sizes['inputs']} ({self.origin}).",
+                f"The inputs ({self.origin}) hold {', '.join(sorted(self.values))}.", problems=problems
+            )
+
+    def check_range(self, sizes: Mapping[str, int]) -> None:
+        """Raise InputError unless the ids of each named array lie in [0, size)."""
+        problems = []
+        for name, size in sizes.items():
+            ids = self.values[name]
+            bad = np.argwhere((ids < 0) | (ids >= size))
+            if len(bad):
+                place = tuple(int(i) for i in bad[0])
+                found = f"{ids[place]} at {list(place)}"
+                more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
+                problems.append(Problem(name, f"ids from 0 to {size - 1}", found + more))
+        if problems:
+            raise InputError(
+                f"Input IDs outside the model's vocabulary of {next(iter(sizes.values()))} ({self.origin}).",
                 problems=problems,
                 remedy="Tokenize with the vocabulary that the checkpoint was trained with.",
             )
@@ -100,11 +155,10 @@ def _ids(name: str, value: Any, problems: list[Problem]) -> np.ndarray:
     try:
         array = np.asarray(value)
     except ValueError as error:  # a ragged list
-        problems.append(Problem(name, "an int array [batch, length]", str(error)))
+        problems.append(Problem(name, "an int array, batch first", str(error)))
         return np.zeros((1, 1), np.int32)
-    integral = array.dtype.kind in "iu"
-    if not integral or array.ndim != 2 or 0 in array.shape:
-        problems.append(Problem(name, "an int array [batch, length]", f"{array.dtype} {list(array.shape)}"))
+    if array.dtype.kind not in "iu" or array.ndim == 0 or 0 in array.shape:
+        problems.append(Problem(name, "an int array, batch first", f"{array.dtype} {list(array.shape)}"))
         return np.zeros((1, 1), np.int32)
     limits = np.iinfo(np.int32)
     if array.min() < limits.min or array.max() > limits.max:
@@ -113,7 +167,7 @@ def _ids(name: str, value: Any, problems: list[Problem]) -> np.ndarray:
 
 
 def read_inputs(path: str | Path) -> Inputs:
-    """Read `inputs` and `targets` (and sequence ids, for packed examples) from an .npz or .json file.
+    """Read named integer arrays from an .npz or .json file: of T5, `inputs` and `targets`.
 
     Raises:
         InputError: the file cannot be read or does not hold them.
@@ -123,17 +177,17 @@ def read_inputs(path: str | Path) -> Inputs:
         if path.suffix == ".json":
             content = json.loads(path.read_text(encoding="utf-8"))
             if not isinstance(content, dict):
-                raise InputError(f"{path} must hold an object with inputs and targets.")
+                raise InputError(f"{path} must hold an object of integer arrays by name.")
             return Inputs.from_arrays(content, origin=str(path))
         archive = np.load(path, allow_pickle=False)
         if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise InputError(f"{path} is a single array; give an .npz with inputs and targets.")
+            raise InputError(f"{path} is a single array; give an .npz of them by name.")
         with archive:
             return Inputs.from_arrays(dict(archive.items()), origin=str(path))
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(
             f"The inputs in {path} cannot be read: {error}",
-            remedy="Give an .npz or .json with integer arrays `inputs` and `targets`, [batch, length] each.",
+            remedy="Give an .npz or .json of integer arrays by name, batch first.",
         ) from error
 
 
@@ -148,7 +202,7 @@ def parse_random(text: str) -> tuple[int, int]:
 def random_inputs(
     vocab_size: int, batch: int, length: int, seed: int, *, target_vocab_size: int | None = None
 ) -> Inputs:
-    """Random ids that reach what short, full sentences never do.
+    """Random text-to-text ids that reach what short, full sentences never do.
 
     The first row is full, so that long inputs pass the last relative-position bucket; the others end in
     padding, each from another position on. Of three rows or more, the second has padded targets and full
@@ -166,4 +220,4 @@ def random_inputs(
 
     inputs = ids(vocab_size, length, full_rows=2 if batch > 2 else 1)
     targets = ids(target_vocab_size or vocab_size, max(1, length - length // 10), full_rows=1)
-    return Inputs(inputs, targets, origin=f"random {batch}x{length}, seed {seed}")
+    return Inputs({"inputs": inputs, "targets": targets}, origin=f"random {batch}x{length}, seed {seed}")

@@ -31,8 +31,18 @@ class Original:
         config: the port's own config object.
     """
 
-    def __init__(self, source: str | Path, config: str | Path | None = None) -> None:
+    def __init__(
+        self,
+        source: str | Path,
+        config: str | Path | None = None,
+        process: ReferenceProcess | None = None,
+    ) -> None:
         """Open the checkpoint; the process starts with the first run.
+
+        Args:
+            source, config: as in `run_reference`.
+            process: one of the port's `reference`, for originals of several checkpoints in turn. It stays up
+                when this block ends.
 
         Raises:
             CheckpointError, ConfigError, MappingError: the checkpoint cannot be used; see
@@ -46,7 +56,7 @@ class Original:
         content = self.port.config_to_json(self.config)
         self._request: Mapping[str, Any] = {
             "checkpoint": str(checkpoint.path.resolve()),
-            "gin": resolved.original_text
+            "original_config": resolved.original_text
             or self.port.reference_config(self.config, list(checkpoint.tensors)),
             "config": content,
             "metadata": {
@@ -56,7 +66,8 @@ class Original:
                 "checkpoint": _checkpoint_facts(checkpoint, self._plan),
             },
         }
-        self._process = ReferenceProcess(self.port.reference)
+        self._process = process or ReferenceProcess(self.port.reference)
+        self._lent = process is not None
 
     def run(
         self,
@@ -102,7 +113,8 @@ class Original:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.close()
+        if not self._lent:
+            self._process.close()
 
 
 def _checkpoint_facts(checkpoint: Checkpoint, plan: Plan) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from porting.errors import ConfigError
+from porting.inputs import TEXT_TO_TEXT, InputField, Inputs
 from porting.mapping import Drop, Rule, Shape
 from porting.tap import Tap
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
     from porting.diagnose.engine import Candidate
     from porting.generation.decoding import Decoding
-    from porting.inputs import Inputs
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,8 @@ class Port:
         run: calls the module on inputs, and returns its outputs by tap name.
         taps: where the module is listened to.
         random_inputs: ids for a config, batch size, length and seed, that reach what matters in this model.
-        check_inputs: raises InputError unless the model of a config can read these ids.
+        check_ids: raises InputError unless the model of a config can read these ids, whose fields are right.
+        input_fields: the arrays that the model is run on; what `run` and the original read.
         reference: "module:function" that runs the original in the reference process.
         reference_config: the original's own config text for a port's config, when the checkpoint has none.
         model_types: `model_type` values of config.json that this port builds.
@@ -68,8 +69,8 @@ class Port:
         extra_files: further JSON files of a model directory, by name.
         candidates: loads the causes of faults that only this architecture has; see `porting.diagnose`.
         decoding: how it generates; None where there is nothing to generate, or nobody has said how.
-        revealing_inputs: inputs chosen to hurt, with labels, without end; None: what hurts any model of token
-            ids, up to the config's `vocab_size`.
+        revealing_inputs: inputs chosen to hurt, with labels, without end; None: what hurts any
+            text-to-text model, up to the config's `vocab_size`.
         fit_inputs: cuts and completes ids so that the model of a config can read them; ids that it can read
             stay as they are.
         loss: which of the outputs of `run` the gradients are taken of.
@@ -86,17 +87,23 @@ class Port:
     run: Callable[[torch.nn.Module, Inputs], Mapping[str, torch.Tensor]]
     taps: Callable[[Any], Sequence[Tap]]
     random_inputs: Callable[[Any, int, int, int], Inputs]
-    check_inputs: Callable[[Any, Inputs], None]
+    check_ids: Callable[[Any, Inputs], None]
     reference: str
     reference_config: Callable[[Any, Sequence[str]], str]
     config_files: tuple[str, ...] = ("config.json",)
     model_types: tuple[str, ...] = ()
     extra_files: Callable[[Any], Mapping[str, Any]] = field(default=lambda _config: {})
     candidates: Callable[[], Sequence[Candidate]] = field(default=lambda: ())
+    input_fields: tuple[InputField, ...] = TEXT_TO_TEXT
     decoding: Decoding | None = None
     revealing_inputs: Callable[[Any], Iterator[tuple[str, Inputs]]] | None = None
     fit_inputs: Callable[[Any, Inputs], Inputs] = field(default=lambda _config, inputs: inputs)
     loss: str = "loss"
+
+    def check_inputs(self, config: Any, inputs: Inputs) -> None:
+        """Raise InputError unless the model of this config can be run on these inputs."""
+        inputs.check_fields(self.input_fields)
+        self.check_ids(config, inputs)
 
 
 @lru_cache(maxsize=1)

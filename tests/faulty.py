@@ -81,7 +81,7 @@ TAPS = [
 
 def run(model: Any, inputs: Inputs) -> Mapping[str, Tensor]:
     """The logits, of the embedding; and a number."""
-    hidden = model(torch.from_numpy(inputs.inputs).long())
+    hidden = model(torch.from_numpy(inputs["inputs"]).long())
     logits = hidden @ model.embed.weight.T
     return {"logits": logits, "loss": logits.square().mean()}
 

@@ -31,7 +31,7 @@ class Toy(nn.Module):
 
 
 def run(model: nn.Module, inputs: Inputs) -> Mapping[str, Tensor]:
-    x = torch.from_numpy(inputs.inputs).to(next(model.parameters()).dtype)
+    x = torch.from_numpy(inputs["inputs"]).to(next(model.parameters()).dtype)
     output = model(torch.stack([x, x + 1], dim=-1))
     return {"out": output, "loss": output.sum()}
 
@@ -69,11 +69,11 @@ def test_tensors_are_traced_as_they_are_computed(toy: Toy, small_inputs: Inputs,
     np.testing.assert_array_equal(trace["out"], expected.numpy())
     np.testing.assert_array_equal(trace["pair"], trace["out"])
     assert float(trace["loss"]) == pytest.approx(float(expected.sum()))
-    np.testing.assert_array_equal(trace.inputs.inputs, small_inputs.inputs)
+    np.testing.assert_array_equal(trace.inputs["inputs"], small_inputs["inputs"])
 
 
 def test_only_the_first_call_of_a_module_is_traced(toy: Toy, small_inputs: Inputs) -> None:
-    x = torch.from_numpy(small_inputs.inputs).float()
+    x = torch.from_numpy(small_inputs["inputs"]).float()
     first = toy.twice(torch.stack([x, x + 1], dim=-1)).detach().numpy()
     np.testing.assert_array_equal(capture(toy, small_inputs, TAPS, run)["twice"], first)
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,10 +16,10 @@ import torch
 from porting import Inputs, Trace, convert_checkpoint, load_model, run_reference
 from porting.model_dir import read_config
 from porting.port import Port
+from porting.references.process import run_in_process
 from porting.trace import TracedTensor, read_trace
 
 ROOT = Path(__file__).parents[2]
-MAKER = ROOT / "tests" / "integration" / "mesh_checkpoint.py"
 VOCAB_SIZE = 100
 
 # heads * d_kv != d_model, heads != buckets, d_ff unlike both, uneven depths.
@@ -239,17 +236,14 @@ def ported(name: str, cache: Path) -> Ported:
         "seed": 1 + list(VARIANTS).index(name),
         "dtype": "float32",
         "slots": False,
-        "output": str(folder / "checkpoint"),
+        "output": str((folder / "checkpoint").resolve()),
     }
     text = json.dumps(spec)
     made = folder / "made.json"
     if not made.exists() or made.read_text() != text:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        (folder / "spec.json").write_text(text)
-        environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
-        command = [sys.executable, str(MAKER), str(folder / "spec.json")]
-        subprocess.run(command, check=True, capture_output=True, env=environment)
+        run_in_process("tests.integration.mesh_checkpoint:make", spec, ROOT)
         convert_checkpoint(folder / "checkpoint", folder / "model")
         made.write_text(text)
     return Ported(name, folder)

@@ -140,9 +140,9 @@ def decode_with_reference(
         request = {"inputs": str(Path(folder) / "inputs"), "output": str(output)}
         run_in_process(decoding.reference, {**model, **request, "generation": settings.to_json()})
         sequences = json.loads(output.read_text(encoding="utf-8"))
-    if len(sequences) != len(inputs.inputs):
+    if len(sequences) != inputs.batch:
         raise ReferenceRunError(
-            f"The original decoded {len(sequences)} sequences from {len(inputs.inputs)} inputs."
+            f"The original decoded {len(sequences)} sequences from {inputs.batch} inputs."
         )
     return {**settings.to_json(), "sequences": sequences}
 

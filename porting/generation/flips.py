@@ -117,8 +117,8 @@ def _generate(
             f"The port's generate failed ({settings}): {type(error).__name__}: {error}",
             remedy="It is called as generate(input_ids, max_new_tokens=..., num_beams=...).",
         ) from error
-    if len(said) != len(inputs.inputs):
-        raise InputError(f"The port generated {len(said)} sequences from {len(inputs.inputs)} inputs.")
+    if len(said) != inputs.batch:
+        raise InputError(f"The port generated {len(said)} sequences from {inputs.batch} inputs.")
     return said
 
 

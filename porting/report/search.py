@@ -16,7 +16,7 @@ def search_lines(result: SearchResult) -> Iterator[str]:
     if len(result.failing) > 3:
         yield f"  and {len(result.failing) - 3} more, in the report"
     if result.shrunk:
-        yield f"Smallest that fails: {_shapes(result.shrunk.failure)}: {_where(result.shrunk.failure)}"
+        yield f"Smallest that fails: {result.shrunk.failure.inputs.shapes()}: {_where(result.shrunk.failure)}"
         if result.shrunk.test_file:
             yield f"Reproduce it: pytest {result.shrunk.test_file}"
 
@@ -31,7 +31,7 @@ def search_section(result: SearchResult) -> Iterator[str]:
         yield "| failing input | shapes | first divergence |"
         yield "|---|---|---|"
         for failure in result.failing:
-            yield f"| {failure.label} | {_shapes(failure)} | {_where(failure)} |"
+            yield f"| {failure.label} | {failure.inputs.shapes()} | {_where(failure)} |"
         yield ""
     for label, message in result.refused:
         yield f"- the original could not run: {label}: {message.splitlines()[0]}"
@@ -55,12 +55,6 @@ def _summary(result: SearchResult) -> str:
     if result.refused:
         text += f" The original could not run {len(result.refused)}."
     return text
-
-
-def _shapes(failure: Failure) -> str:
-    rows, length = failure.inputs.inputs.shape
-    packed = ", packed" if len(failure.inputs.arrays()) > 2 else ""
-    return f"inputs {rows}x{length}, targets {rows}x{failure.inputs.targets.shape[1]}{packed}"
 
 
 def _where(failure: Failure) -> str:

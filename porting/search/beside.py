@@ -8,7 +8,7 @@ from typing import Any
 
 from porting.compare import Comparison, compare_traces
 from porting.errors import InputError
-from porting.inputs import Inputs
+from porting.inputs import TEXT_TO_TEXT, Inputs
 from porting.original import Original
 from porting.port import Port
 from porting.search.revealing import revealing_inputs
@@ -72,6 +72,7 @@ def search_port(
         failing=failing,
         known=known,
         fit=lambda ids: port.fit_inputs(config, ids),
+        fields=port.input_fields,
         budget=budget,
         on_progress=on_stage,
     )
@@ -81,7 +82,7 @@ def _candidates(port: Port, config: Any) -> Iterator[tuple[str, Inputs]]:
     if port.revealing_inputs is not None:
         return port.revealing_inputs(config)
     vocab_size = getattr(config, "vocab_size", None)
-    if not isinstance(vocab_size, int):
+    if not isinstance(vocab_size, int) or port.input_fields != TEXT_TO_TEXT:
         raise InputError(
             f"The port {port.name} does not say which inputs to search.",
             remedy="Give its Port a revealing_inputs, or its config a vocab_size.",

@@ -1,7 +1,7 @@
 """Inputs chosen to hurt: lengths, padding, ids and packing that short random sentences never have.
 
 What hurts is the architecture's business (`Port.revealing_inputs`); here is what hurts any
-model of token ids.
+text-to-text model.
 """
 
 from __future__ import annotations
@@ -113,11 +113,12 @@ class _Maker:
         if padding:
             padding(self.random, ids)
             padding(self.random, said)
-        segments: tuple[Array | None, Array | None] = (None, None)
+        arrays = {"inputs": ids, "targets": said}
         if packed:
             count = int(min(3, inputs, targets))
-            segments = (_segments(self.random, ids, count), _segments(self.random, said, count))
-        return label, Inputs(ids, said, *segments, origin=f"search: {label}")
+            arrays["sequence_ids"] = _segments(self.random, ids, count)
+            arrays["decoder_sequence_ids"] = _segments(self.random, said, count)
+        return label, Inputs(arrays, origin=f"search: {label}")
 
 
 _Fill = Callable[[np.random.Generator, int, tuple[int, int]], Array]

@@ -6,14 +6,14 @@ Nothing is run here: the search is given a function that compares the two on an 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from porting.compare import DIVERGED, INCOMPLETE, INVALID, MATCH, Comparison
 from porting.errors import ReferenceRunError
-from porting.inputs import Inputs
+from porting.inputs import TEXT_TO_TEXT, InputField, Inputs
 
 if TYPE_CHECKING:
     from porting.compare import TensorComparison
@@ -159,6 +159,7 @@ def search(
     failing: Callable[[Comparison], bool] = differs,
     known: Failure | None = None,
     fit: Callable[[Inputs], Inputs] = lambda ids: ids,
+    fields: Sequence[InputField] = TEXT_TO_TEXT,
     budget: float = DEFAULT_BUDGET,
     on_progress: Callable[[str], None] = lambda _text: None,
 ) -> SearchResult:
@@ -172,6 +173,7 @@ def search(
         failing: what counts as failing.
         known: an input already seen to fail, a candidate for shrinking too.
         fit: makes of what is left of an input one that the model can read.
+        fields: what the arrays of the inputs are.
         budget: seconds for all. Where something fails, trying leaves half of them to the shrinking.
         on_progress: called with what is going on, in words.
     """
@@ -191,7 +193,7 @@ def search(
     start = min([*found, *([known] if known else [])], key=_positions, default=None)
     shrunk = None
     if start:
-        shrunk, cut_short = _shrink(trials, start, fit, on_progress)
+        shrunk, cut_short = _shrink(trials, start, fit, fields, on_progress)
         ended = BUDGET if cut_short else ended
     return SearchResult(
         tried, tuple(found), shrunk, tuple(trials.refused), ended, budget, budget - trials.left()
@@ -199,13 +201,17 @@ def search(
 
 
 def _shrink(
-    trials: _Trials, start: Failure, fit: Callable[[Inputs], Inputs], on_progress: Callable[[str], None]
+    trials: _Trials,
+    start: Failure,
+    fit: Callable[[Inputs], Inputs],
+    fields: Sequence[InputField],
+    on_progress: Callable[[str], None],
 ) -> tuple[Shrunk, bool]:
     from porting.search.shrink import shrink
 
     seen = {_key(start.inputs): start}
     before, cut_short = trials.runs, False
-    now = _shape(start.inputs)
+    now = start.inputs.shapes()
 
     def fails(inputs: Inputs) -> bool:
         nonlocal cut_short, now
@@ -219,10 +225,10 @@ def _shrink(
         failure = trials.run(start.label, inputs)
         if failure:
             seen[key] = failure
-            now = _shape(inputs)
+            now = inputs.shapes()
         return failure is not None
 
-    smallest = shrink(start.inputs, fails, fit)
+    smallest = shrink(start.inputs, fails, fit, fields)
     return Shrunk(seen[_key(smallest)], trials.runs - before), cut_short
 
 
@@ -271,9 +277,4 @@ def _key(inputs: Inputs) -> object:
 
 
 def _positions(failure: Failure) -> int:
-    return failure.inputs.inputs.size + failure.inputs.targets.size
-
-
-def _shape(inputs: Inputs) -> str:
-    rows, length = inputs.inputs.shape
-    return f"{rows}x{length} inputs, {rows}x{inputs.targets.shape[1]} targets"
+    return sum(array.size for array in failure.inputs.arrays().values())

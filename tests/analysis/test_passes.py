@@ -407,7 +407,7 @@ def test_a_loss_near_zero_may_be_rounded_as_the_logits_it_is_made_of() -> None:
     """Moving its inputs moves such a loss by nothing, and yet two ways to compute it differ."""
 
     def loss(model: Sure, inputs: Inputs) -> dict[str, Tensor]:
-        ids = torch.from_numpy(inputs.inputs).long()
+        ids = torch.from_numpy(inputs["inputs"]).long()
         logits = model(ids)
         return {"loss": nn.functional.cross_entropy(logits.flatten(0, 1), ids.flatten())}
 

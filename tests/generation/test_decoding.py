@@ -74,7 +74,11 @@ def test_a_trace_that_someone_damaged_is_refused(wrong: dict) -> None:
 
 def test_the_original_must_answer_every_row(small_inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
     def one_row(target: str, request: dict) -> None:
-        assert target == "a:b" and request["gin"] == "text" and request["generation"]["num_beams"] == 1
+        assert (
+            target == "a:b"
+            and request["original_config"] == "text"
+            and request["generation"]["num_beams"] == 1
+        )
         assert (Path(request["inputs"]) / "trace.json").exists()
         Path(request["output"]).write_text("[[5, 1]]")
 
@@ -83,7 +87,7 @@ def test_the_original_must_answer_every_row(small_inputs: Inputs, monkeypatch: p
     monkeypatch.setattr(decoding, "run_in_process", one_row)
     settings = GenerationSettings("greedy")
     with pytest.raises(ReferenceRunError, match="1 sequences from 2 inputs"):
-        decode_with_reference(port, settings, small_inputs, {"gin": "text"})
+        decode_with_reference(port, settings, small_inputs, {"original_config": "text"})
     one = Inputs.from_arrays({"inputs": [[5]], "targets": [[6]]})
-    kept = decode_with_reference(port, settings, one, {"gin": "text"})
+    kept = decode_with_reference(port, settings, one, {"original_config": "text"})
     assert kept_decoding({"generation": kept}, "greedy", None, None) == (settings, ((5, 1),))

@@ -40,7 +40,7 @@ def decoding(**changed: Any) -> Decoding:
         Decoding(
             reference="",
             check=lambda *_: None,
-            generate=lambda module, inputs, _settings: module.generate(torch.tensor(inputs.inputs)),
+            generate=lambda module, inputs, _settings: module.generate(torch.tensor(inputs["inputs"])),
             forced=lambda module, _inputs, said: module.table(torch.arange(max(map(len, said)))).expand(
                 len(said), -1, -1
             ),

@@ -64,7 +64,7 @@ class Toy(nn.Module):
 
 
 def run(model: nn.Module, inputs: Inputs) -> Mapping[str, Tensor]:
-    x = torch.from_numpy(inputs.inputs).to(next(model.parameters()).dtype)
+    x = torch.from_numpy(inputs["inputs"]).to(next(model.parameters()).dtype)
     output = model(torch.stack([x, x + 1], dim=-1))
     return {"out": output, "loss": output.square().mean()}
 
@@ -77,7 +77,7 @@ def toy() -> Toy:
 
 def expected(toy: Toy, inputs: Inputs) -> dict[str, Tensor]:
     """By hand: every tensor a variable of its own, so that each use is counted where it belongs."""
-    x = torch.from_numpy(inputs.inputs).float()
+    x = torch.from_numpy(inputs["inputs"]).float()
     first = toy.first(torch.stack([x, x + 1], dim=-1))
     hidden = toy.again(first)
     one, two = hidden.clone(), hidden.clone()

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import subprocess
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-MAKER = Path(__file__).parent / "mesh_checkpoint.py"
+from porting.references.process import ReferenceProcess
+
+ROOT = Path(__file__).parents[2]
 # Non-square attention (heads * d_kv != d_model), heads != buckets, d_ff unlike both, uneven depths.
 SMALL = (
     "d_model = 24",
@@ -34,12 +34,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """These tests run the original: without it they are skipped, by name."""
     missing = [name for name in ("tensorflow", "mesh_tensorflow", "t5") if not importlib.util.find_spec(name)]
     for item in items:
-        if missing and MAKER.parent in item.path.parents:
+        if missing and Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.skip(reason=f"not installed: {', '.join(missing)} (see README)"))
 
 
 @pytest.fixture(scope="session")
-def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> MakeCheckpoint:
+def making() -> Iterator[ReferenceProcess]:
+    """The original, where checkpoints are made; it starts once for all of them."""
+    with ReferenceProcess("tests.integration.mesh_checkpoint:make", ROOT) as process:
+        yield process
+
+
+@pytest.fixture(scope="session")
+def make_checkpoint(making: ReferenceProcess, tmp_path_factory: pytest.TempPathFactory) -> MakeCheckpoint:
     """Build a checkpoint with Mesh TensorFlow; equal requests are built once."""
     made: dict[str, Path] = {}
 
@@ -69,9 +76,7 @@ def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> MakeCheckpoint:
         key = json.dumps(request)
         if key not in made:
             folder = tmp_path_factory.mktemp("mesh")
-            spec = folder / "spec.json"
-            spec.write_text(json.dumps({**request, "output": str(folder / "checkpoint")}))
-            subprocess.run([sys.executable, str(MAKER), str(spec)], check=True, capture_output=True)
+            making.call({**request, "output": str(folder / "checkpoint")})
             made[key] = folder / "checkpoint"
         return made[key]
 

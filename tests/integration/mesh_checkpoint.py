@@ -1,8 +1,8 @@
 """Make a checkpoint with the original: Mesh TensorFlow builds the model, its random variables are saved.
 
-    python tests/integration/mesh_checkpoint.py SPEC.json
+    ReferenceProcess("tests.integration.mesh_checkpoint:make").call(spec)
 
-SPEC: {"output": DIR, "files": [published gin files of the t5 package], "overrides": [gin lines],
+spec: {"output": DIR, "files": [published gin files of the t5 package], "overrides": [gin lines],
 "kind": "bitransformer" | "lm" | "aligned", "scope": of a single stack, "vocab_size": n,
 "target_vocab_size": n (if another), "seed": n, "dtype": "float32" | "bfloat16" | "float16", "slots": bool}
 and, to make it wrong: "without", "nan" and "huge" (names), "extra" and "reshaped" (name -> shape). Written:
@@ -13,10 +13,7 @@ Every variable is random: drawn by Mesh's own initializers, norm scales and bias
 
 from __future__ import annotations
 
-import json
 import re
-import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +59,14 @@ def initial_values(mesh: Mesh, graph: Any, mtf_mesh: Any) -> dict[str, np.ndarra
         return {v.op.name: session.run(v) for v in mesh.tf.global_variables()}
 
 
-def main(spec: dict) -> None:
+def make(spec: dict) -> None:
     mesh = import_mesh_tensorflow()
+    mesh.gin.clear_config()
+    with mesh.tf.Graph().as_default():
+        write(mesh, spec)
+
+
+def write(mesh: Mesh, spec: dict) -> None:
     tf, mtf = mesh.tf, mesh.mtf
     tf.set_random_seed(spec["seed"])
     text = "\n".join([*(read_published(name) for name in spec["files"]), *spec["overrides"]])
@@ -74,7 +77,7 @@ def main(spec: dict) -> None:
     mtf_mesh = mtf.Mesh(graph, "mesh")
     inputs: Inputs = random_inputs(spec["vocab_size"], 2, 8, 0, target_vocab_size=target_vocab)
     if spec["kind"] != "bitransformer":
-        inputs = replace(inputs, targets=inputs.inputs)
+        inputs = inputs.having(targets=inputs["inputs"])
     reference.call(mesh, mtf_mesh, model, inputs)
     initial = initial_values(mesh, graph, mtf_mesh)
     output = Path(spec["output"])
@@ -106,7 +109,3 @@ def main(spec: dict) -> None:
             variable.load(values[name], session)
         saver = tf.train.Saver(variables)
         saver.save(session, str(output / "model.ckpt"), global_step=1000, write_meta_graph=False)
-
-
-if __name__ == "__main__":
-    main(json.loads(Path(sys.argv[1]).read_text()))

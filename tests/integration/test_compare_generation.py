@@ -83,7 +83,7 @@ def beams(demo: Ported) -> Ported:
     resolved = resolve_config(checkpoint, None)[1]
     request = {
         "checkpoint": str(checkpoint.path.resolve()),
-        "gin": resolved.original_text,
+        "original_config": resolved.original_text,
         "config": PORT.config_to_json(resolved.config),
     }
     assert PORT.decoding
@@ -319,7 +319,7 @@ def test_a_language_model_goes_on_as_the_original_does(
     sizes = ("d_model = 24", "d_ff = 40", "d_kv = 12", "num_heads = 3", "num_layers = 2")
     checkpoint = make_checkpoint(("defaults.gin", "models/lm_v1.gin"), sizes, kind="lm")
     convert_checkpoint(checkpoint, tmp_path / "model")
-    begins = unseen_inputs(4, 7, 100).inputs
+    begins = unseen_inputs(4, 7, 100)["inputs"]
     inputs = {"inputs": np.pad(begins, ((0, 0), (1, 0)))[:, :-1], "targets": begins}
     trace = run_reference(checkpoint, inputs, generate="greedy", max_new_tokens=6)
     comparison = compare_outputs(trace, tmp_path / "model", generate="greedy")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -14,15 +14,18 @@ import pytest
 import torch
 import transformers
 
-from porting import Inputs, Trace, compare_outputs, convert_checkpoint, load_model, run_reference
+from porting import Inputs, Trace, compare_outputs, convert_checkpoint, load_model
 from porting.checkpoint import open_checkpoint
 from porting.convert import Conversion, variable_shapes
 from porting.errors import ConfigError
+from porting.original import Original
 from porting.ports.t5.decode import decode_with_original
 from porting.ports.t5.from_gin import config_from_gin
 from porting.ports.t5.layer_specs import ACTIVATIONS
+from porting.ports.t5.port import PORT
 from porting.ports.t5.spelling import same_model
 from porting.ports.t5.to_gin import gin_from_config
+from porting.references.process import ReferenceProcess
 from tests.integration.conftest import SMALL, V1_0, V1_1, MakeCheckpoint
 
 ATOL = 1e-4
@@ -291,17 +294,28 @@ class Ported:
     trace: Trace
 
 
+@pytest.fixture(scope="module")
+def running() -> Iterator[ReferenceProcess]:
+    """The original, which starts once for all variants."""
+    with ReferenceProcess(PORT.reference) as process:
+        yield process
+
+
 @pytest.fixture(
     scope="module", params=list(VARIANTS), ids=lambda name: name.replace(" ", "-").replace(",", "")
 )
 def ported(
-    request: pytest.FixtureRequest, make_checkpoint: MakeCheckpoint, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    make_checkpoint: MakeCheckpoint,
+    running: ReferenceProcess,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Ported:
     variant = VARIANTS[request.param]
     checkpoint = make_checkpoint(variant.files, variant.overrides, **variant.build)
     conversion = convert_checkpoint(checkpoint, tmp_path_factory.mktemp("converted") / "model")
     ids = awkward_inputs(str(variant.build.get("kind", "bitransformer")), blind=variant.blind)
-    return Ported(variant, checkpoint, conversion, run_reference(checkpoint, ids))
+    with Original(checkpoint, process=running) as original:
+        return Ported(variant, checkpoint, conversion, original.run(ids))
 
 
 def awkward_inputs(kind: str, *, blind: bool) -> Inputs:
@@ -339,7 +353,7 @@ def test_the_directory_says_what_it_is_and_loads(ported: Ported) -> None:
     ids = ported.trace.inputs
     with torch.no_grad():
         output = load_model(ported.conversion.output)(
-            input_ids=torch.tensor(ids.inputs).long(), labels=torch.tensor(ids.targets).long()
+            input_ids=torch.tensor(ids["inputs"]).long(), labels=torch.tensor(ids["targets"]).long()
         )
     assert np.abs(output.logits.numpy() - ported.trace["logits"]).max() < ATOL
     assert output.loss.item() == pytest.approx(float(ported.trace["loss"]), rel=1e-5)
@@ -361,7 +375,7 @@ def test_transformers_loads_what_it_has_an_architecture_for(ported: Ported) -> N
     if "overflow" in ported.variant.note:
         return  # transformers fills experts by a fixed capacity in each sequence
     ids = ported.trace.inputs
-    inputs, targets = (torch.tensor(array).long()[:2] for array in (ids.inputs, ids.targets))
+    inputs, targets = (torch.tensor(array).long()[:2] for array in (ids["inputs"], ids["targets"]))
     with torch.no_grad():
         logits = model(input_ids=inputs, attention_mask=(inputs != 0).long(), labels=targets).logits
     expected = torch.tensor(np.array(ported.trace["logits"]))[:2]

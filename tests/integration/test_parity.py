@@ -113,7 +113,7 @@ def test_transformers_loads_the_directory_and_agrees_at_real_positions(ported: P
         )
     assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     ids = ported.trace.inputs
-    inputs, targets = torch.tensor(ids.inputs).long(), torch.tensor(ids.targets).long()
+    inputs, targets = torch.tensor(ids["inputs"]).long(), torch.tensor(ids["targets"]).long()
     rows = slice(0, 3)  # transformers has no word for padding inside the targets
     with torch.no_grad():
         logits = model(
@@ -129,7 +129,9 @@ def test_the_fused_path_agrees_with_the_original(ported: Ported) -> None:
     ids = ported.trace.inputs
     model = load_model(ported.model_dir, dtype=torch.float32)
     with torch.no_grad():
-        output = model(input_ids=torch.tensor(ids.inputs).long(), labels=torch.tensor(ids.targets).long())
+        output = model(
+            input_ids=torch.tensor(ids["inputs"]).long(), labels=torch.tensor(ids["targets"]).long()
+        )
     assert np.abs(output.logits.numpy() - ported.trace["logits"]).max() < ATOL
     assert output.loss.item() == pytest.approx(float(ported.trace["loss"]), rel=1e-5)
 

@@ -86,23 +86,23 @@ def packing_is_ignored(model: nn.Module) -> None:
 
 
 def is_far(smallest: Inputs) -> bool:
-    lengths = {smallest.inputs.shape[1], smallest.targets.shape[1]}
-    return lengths == {1, 129} and not smallest.inputs.any() and not smallest.targets.any()
+    lengths = {smallest["inputs"].shape[1], smallest["targets"].shape[1]}
+    return lengths == {1, 129} and not smallest["inputs"].any() and not smallest["targets"].any()
 
 
 def is_last_id(smallest: Inputs) -> bool:
     # A decoder's last id only counts where it is read: one position further.
-    return sorted([*smallest.inputs.ravel(), *smallest.targets.ravel()])[-1] == 127 and (
-        [smallest.inputs.shape[1], smallest.targets.shape[1]] == [1, 1]
+    return sorted([*smallest["inputs"].ravel(), *smallest["targets"].ravel()])[-1] == 127 and (
+        [smallest["inputs"].shape[1], smallest["targets"].shape[1]] == [1, 1]
     )
 
 
 def is_padding_first(smallest: Inputs) -> bool:
-    return smallest.inputs.tolist() == [[0, 1]] and smallest.targets.tolist() == [[0]]
+    return smallest["inputs"].tolist() == [[0, 1]] and smallest["targets"].tolist() == [[0]]
 
 
 def is_packed(smallest: Inputs) -> bool:
-    return len(smallest.arrays()) == 4 and smallest.inputs.shape[1] + smallest.targets.shape[1] <= 3
+    return len(smallest.arrays()) == 4 and smallest["inputs"].shape[1] + smallest["targets"].shape[1] <= 3
 
 
 FAULTS: dict[Callable[[nn.Module], None], Callable[[Inputs], bool]] = {
@@ -148,7 +148,7 @@ def test_a_fault_that_random_ids_do_not_show_is_found_and_shrunk(
     result = searched(ported, model)
     assert result.failing and result.shrunk and result.ended == "all tried"
     smallest = result.shrunk.failure.inputs
-    assert len(smallest.inputs) == 1
+    assert smallest.batch == 1
     assert FAULTS[fault](smallest), smallest
     # As seen again in a process of its own.
     assert compare_outputs(ported.original.run(smallest), model).status == "diverged"

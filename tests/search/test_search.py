@@ -15,6 +15,7 @@ import porting.search.search
 from porting import Inputs, compare_outputs
 from porting.compare import Comparison, TensorComparison
 from porting.errors import InputError, OutputError, ReferenceRunError
+from porting.inputs import TEXT_TO_TEXT, InputField
 from porting.report.search import search_lines, search_section
 from porting.report.text import verdict
 from porting.search.reproduce import write_test
@@ -23,6 +24,7 @@ from porting.search.search import Failure, PortRaised, SearchResult, search
 from porting.search.shrink import shrink, size
 from tests.traces import T, TraceMaker
 
+FIELDS = {field.name: field for field in TEXT_TO_TEXT}
 Fault = Callable[[Inputs], bool]
 
 
@@ -48,26 +50,26 @@ def big() -> Inputs:
 
 
 def has_last_id(inputs: Inputs) -> bool:
-    return bool((inputs.targets == 99).any())
+    return bool((inputs["targets"] == 99).any())
 
 
 def is_long(inputs: Inputs) -> bool:
-    return inputs.inputs.shape[1] > 128
+    return inputs["inputs"].shape[1] > 128
 
 
 def falls_twice(inputs: Inputs) -> bool:
-    triples = (zip(row, row[1:], row[2:], strict=False) for row in inputs.inputs)
+    triples = (zip(row, row[1:], row[2:], strict=False) for row in inputs["inputs"])
     return any(a > b > c > 50 for triple in triples for a, b, c in triple)
 
 
 def two_segments(inputs: Inputs) -> bool:
-    segments = inputs.decoder_sequence_ids
+    segments = inputs.get("decoder_sequence_ids")
     return segments is not None and bool((np.ptp(segments, axis=1) > 0).any())
 
 
 def has_last_id_in_the_middle() -> Inputs:
     inputs = big()
-    inputs.targets[2, 77] = 99
+    inputs["targets"][2, 77] = 99
     return inputs
 
 
@@ -80,7 +82,7 @@ SMALLEST: list[tuple[Callable[[], Inputs], Fault, dict[str, object]]] = [
     (has_last_id_in_the_middle, has_last_id, {"inputs": [[0]], "targets": [[99]]}),
     (big, is_long, {"inputs": [[0] * 129], "targets": [[0]]}),
     (big, falls_twice, {"inputs": [[53, 52, 51]], "targets": [[0]]}),
-    (big, lambda inputs: len(inputs.inputs) > 1, {"inputs": [[0], [0]], "targets": [[0], [0]]}),
+    (big, lambda inputs: inputs.batch > 1, {"inputs": [[0], [0]], "targets": [[0], [0]]}),
     (
         packed,
         two_segments,
@@ -109,7 +111,36 @@ def test_what_was_shrunk_was_seen_to_fail_even_if_the_answer_changes_its_mind() 
 
     smallest = shrink(big(), fails)
     assert any(inputs is smallest for inputs in seen)
-    assert size(smallest) == min(size(inputs) for inputs in seen)
+    assert size(smallest, FIELDS) == min(size(inputs, FIELDS) for inputs in seen)
+
+
+def test_axes_of_one_name_are_cut_together_whatever_the_fields() -> None:
+    fields = (
+        InputField("words"),
+        InputField("kinds", required=False),
+        InputField("masked", ("batch", "masked")),
+        InputField("label", ("batch",)),
+    )
+
+    def fails(inputs: Inputs) -> bool:
+        inputs.check_fields(fields)
+        return bool((inputs["words"][:, 1:] > 30).any() and (inputs["label"] == 1).any())
+
+    random = np.random.default_rng(0)
+    start = Inputs(
+        {
+            "words": random.integers(2, 99, (3, 50)),
+            "kinds": np.ones((3, 50), int),
+            "masked": random.integers(2, 50, (3, 7)),
+            "label": np.array([0, 1, 1]),
+        }
+    )
+    smallest = shrink(start, fails, fields=fields)
+    assert {name: array.tolist() for name, array in smallest.arrays().items()} == {
+        "words": [[0, 31]],
+        "masked": [[0]],
+        "label": [1],
+    }
 
 
 def test_what_is_left_is_fitted_to_the_model() -> None:
@@ -117,16 +148,16 @@ def test_what_is_left_is_fitted_to_the_model() -> None:
     tried: list[Inputs] = []
 
     def fit(inputs: Inputs) -> Inputs:
-        length = min(inputs.inputs.shape[1], inputs.targets.shape[1])
-        return ids(inputs.inputs[:, :length], inputs.targets[:, :length])
+        length = min(inputs["inputs"].shape[1], inputs["targets"].shape[1])
+        return ids(inputs["inputs"][:, :length], inputs["targets"][:, :length])
 
     def fails(inputs: Inputs) -> bool:
         tried.append(inputs)
-        return inputs.inputs.shape[1] > 4
+        return inputs["inputs"].shape[1] > 4
 
     smallest = shrink(fit(big()), fails, fit)
-    assert smallest.inputs.tolist() == smallest.targets.tolist() == [[0] * 5]
-    assert all(inputs.inputs.shape == inputs.targets.shape for inputs in tried)
+    assert smallest["inputs"].tolist() == smallest["targets"].tolist() == [[0] * 5]
+    assert all(inputs["inputs"].shape == inputs["targets"].shape for inputs in tried)
 
 
 def candidates(*inputs: Inputs) -> Iterator[tuple[str, Inputs]]:
@@ -137,7 +168,7 @@ def test_the_search_tries_so_many_and_shrinks_what_fails() -> None:
     runs: list[bytes] = []
 
     def compare(inputs: Inputs) -> Comparison:
-        runs.append(repr(inputs.arrays()).encode() + inputs.inputs.tobytes() + inputs.targets.tobytes())
+        runs.append(repr(inputs.arrays()).encode() + inputs["inputs"].tobytes() + inputs["targets"].tobytes())
         return comparing(has_last_id)(inputs)
 
     told: list[str] = []
@@ -146,13 +177,13 @@ def test_the_search_tries_so_many_and_shrinks_what_fails() -> None:
     result = search(compare, given, 3, on_progress=told.append)
     assert (result.tried, result.ended, result.status) == (3, "all tried", "diverged")
     assert [failure.label for failure in result.failing] == ["input 1", "input 2"]
-    assert result.shrunk and result.shrunk.failure.inputs.targets.tolist() == [[99]]
+    assert result.shrunk and result.shrunk.failure.inputs["targets"].tolist() == [[99]]
     assert result.shrunk.failure.first_divergence is not None
     assert result.shrunk.failure.first_divergence.name == "logits"
     assert len(set(runs)) == len(runs), "an input was run again"
     assert result.shrunk.runs == len(runs) - 3
     assert told[0] == "searching: 0 of 3 inputs tried, 0 failing"
-    assert any("shrinking: 1 runs, now 1x1 inputs, 1x2 targets" in text for text in told)
+    assert any("shrinking: 1 runs, now inputs 1x1, targets 1x2" in text for text in told)
 
 
 def test_nothing_fails() -> None:
@@ -205,7 +236,7 @@ def test_an_input_that_the_port_cannot_compute_fails() -> None:
         return comparison("match")
 
     result = search(compare, candidates(big()), 1)
-    assert result.shrunk and result.shrunk.failure.inputs.inputs.shape == (1, 129)
+    assert result.shrunk and result.shrunk.failure.inputs["inputs"].shape == (1, 129)
     assert result.to_json()["failing"][0]["error"].endswith("index out of range")
     assert result.status == "diverged"
 
@@ -224,7 +255,7 @@ def test_first_inputs_that_fail_are_shrunk_too() -> None:
     known = Failure("the first inputs", big(), comparison("diverged"))
     result = search(comparing(is_long), candidates(ids([[2]], [[3]])), 1, known=known)
     assert result.failing == ()
-    assert result.shrunk and result.shrunk.failure.inputs.inputs.shape == (1, 129)
+    assert result.shrunk and result.shrunk.failure.inputs["inputs"].shape == (1, 129)
 
 
 @pytest.mark.parametrize("status", ["diverged", "incomplete", "invalid"])
@@ -302,22 +333,22 @@ def test_generic_inputs_hold_what_hurts() -> None:
     made = dict(islice(revealing_inputs(50, target_vocab_size=70), 60))
     assert len(made) == 60
     for label, given in made.items():
-        Inputs.from_arrays(given.arrays(), label).check_vocabulary(50, 70)
-    shapes = {given.inputs.shape for given in made.values()}
+        Inputs.from_arrays(given.arrays(), label).check_range({"inputs": 50, "targets": 70})
+    shapes = {given["inputs"].shape for given in made.values()}
     assert {(1, 1), (1, 128), (1, 129), (1, 160)} <= shapes
     last = made["first and last vocabulary ids"]
-    assert {1, 2, 48, 49} <= set(last.inputs.ravel()) and {1, 69} <= set(last.targets.ravel())
+    assert {1, 2, 48, 49} <= set(last["inputs"].ravel()) and {1, 69} <= set(last["targets"].ravel())
     packed_ids = made["packed segments"]
-    assert packed_ids.sequence_ids is not None and set(packed_ids.sequence_ids.ravel()) == {1, 2, 3}
-    inside = made["padding inside"].inputs
+    assert set(packed_ids["sequence_ids"].ravel()) == {1, 2, 3}
+    inside = made["padding inside"]["inputs"]
     assert ((inside == 0).any(1) & (inside[:, 0] > 0) & (inside[:, -1] > 0)).all()
-    alone = made["all padding but one"].inputs
+    alone = made["all padding but one"]["inputs"]
     assert ((alone > 0).sum(1) == 1).all()
-    assert len(set(made["one id repeated"].inputs[0])) == 1
-    assert made["long inputs, one target"].targets.shape == (1, 1)
+    assert len(set(made["one id repeated"]["inputs"][0])) == 1
+    assert made["long inputs, one target"]["targets"].shape == (1, 1)
 
 
 @pytest.mark.parametrize("vocab_size", [2, 3, 6])
 def test_generic_inputs_fit_the_smallest_vocabularies(vocab_size: int) -> None:
     for label, given in islice(revealing_inputs(vocab_size, lengths=(1, 2)), 60):
-        Inputs.from_arrays(given.arrays(), label).check_vocabulary(vocab_size)
+        Inputs.from_arrays(given.arrays(), label).check_range({"inputs": vocab_size, "targets": vocab_size})

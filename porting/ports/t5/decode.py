@@ -56,7 +56,7 @@ def decode_with_original(
             f"{__name__}:run",
             {
                 "checkpoint": str(checkpoint.path.resolve()),
-                "gin": resolved.original_text
+                "original_config": resolved.original_text
                 or port.reference_config(resolved.config, list(checkpoint.tensors)),
                 "config": port.config_to_json(resolved.config),
                 "inputs": str(ids),
@@ -83,7 +83,7 @@ def run_for_comparison(request: Mapping[str, Any]) -> None:
     inputs = read_trace(request["inputs"]).inputs
     settings = request["generation"]
     continues = config_from_json(request["config"]).architecture.encoder is None
-    ids = inputs.inputs[:, 1:] if continues else inputs.inputs
+    ids = inputs["inputs"][:, 1:] if continues else inputs["inputs"]
     begins = given_tokens(inputs) if continues else [0] * len(ids)
     decoded = _decode(request, ids, settings["num_beams"], settings["max_new_tokens"])
     said = [
@@ -100,7 +100,7 @@ def _decode(request: Mapping[str, Any], ids: np.ndarray, num_beams: int, max_new
 
     mesh = import_mesh_tensorflow()
     mtf, tf = mesh.mtf, mesh.tf
-    parse_gin(mesh, request["gin"])
+    parse_gin(mesh, request["original_config"])
     model = build_from_config(mesh, request["config"])
     graph = mtf.Graph()
     mtf_mesh = mtf.Mesh(graph, "mesh")

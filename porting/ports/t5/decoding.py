@@ -39,7 +39,7 @@ def check(config: Config, inputs: Inputs, settings: GenerationSettings) -> None:
     if any(name.startswith("m") for name in dynamic):
         found = "projections of talking heads computed from the memory"
         problems.append(Problem("model", "one that decodes step by step", found, "Mesh's does not either"))
-    if inputs.sequence_ids is not None:
+    if inputs.get("sequence_ids") is not None:
         problems.append(Problem("sequence_ids", "none: packed examples are not decoded", "some"))
     problems += _bad_beginnings(architecture, inputs, settings)
     if problems:
@@ -64,9 +64,9 @@ def _bad_beginnings(
     problems = []
     positions = settings.max_new_tokens
     if not architecture.is_encoder_decoder:
-        positions += inputs.inputs.shape[1]
-        after_padding = (inputs.inputs[:, 1:-1] == PAD_ID) & (inputs.inputs[:, 2:] != PAD_ID)
-        if (inputs.inputs[:, 0] != START_ID).any() or after_padding.any():
+        positions += inputs["inputs"].shape[1]
+        after_padding = (inputs["inputs"][:, 1:-1] == PAD_ID) & (inputs["inputs"][:, 2:] != PAD_ID)
+        if (inputs["inputs"][:, 0] != START_ID).any() or after_padding.any():
             expected = "the start token 0, then tokens, then padding"
             problems.append(Problem("inputs", expected, "another first id, or padding inside"))
     stack = architecture.decoder
@@ -112,12 +112,12 @@ def generate(module: torch.nn.Module, inputs: Inputs, settings: GenerationSettin
     Raises:
         InputError: what it returns are not ids [batch, length] that begin with the start token.
     """
-    ids = _tensor(inputs.inputs, module)
+    ids = _tensor(inputs["inputs"], module)
     result: Any = module.generate(  # type: ignore[operator]
         ids, max_new_tokens=settings.max_new_tokens, num_beams=settings.num_beams
     )
     found = np.asarray(result.cpu()) if hasattr(result, "cpu") else np.asarray(result)
-    laid_out = found.dtype.kind in "iu" and found.ndim == 2 and len(found) == len(inputs.inputs)
+    laid_out = found.dtype.kind in "iu" and found.ndim == 2 and len(found) == inputs.batch
     if not laid_out or (found[:, :1] != START_ID).any():
         raise InputError(
             "The port's generate does not return ids [batch, 1 + length] that begin with the start token 0,"
@@ -154,7 +154,7 @@ def forced(module: torch.nn.Module, inputs: Inputs, sequences: Sequences) -> tor
 
     steps = max(map(len, sequences))
     said = torch.tensor([[*row, *[PAD_ID] * (steps - len(row))] for row in sequences])
-    ids = _tensor(inputs.inputs, module)
+    ids = _tensor(inputs["inputs"], module)
     said = said.to(ids.device)
     if not _continues(module):
         read = F.pad(said, (1, -1), value=START_ID)
@@ -191,13 +191,13 @@ def _continues(module: torch.nn.Module) -> bool:
 def _beginnings(module: torch.nn.Module, inputs: Inputs) -> list[int]:
     """How many ids stand before the first new one: the start token, and what a language model was given."""
     if not _continues(module):
-        return [1] * len(inputs.inputs)
+        return [1] * inputs.batch
     return [1 + given for given in given_tokens(inputs)]
 
 
 def given_tokens(inputs: Inputs) -> list[int]:
     """How many tokens each row of a language model's inputs holds, the start token not counted."""
-    return [int(count) for count in (inputs.inputs[:, 1:] != PAD_ID).sum(1)]
+    return [int(count) for count in (inputs["inputs"][:, 1:] != PAD_ID).sum(1)]
 
 
 def _specs(architecture: Architecture) -> list[Any]:

@@ -82,9 +82,9 @@ def run(model: torch.nn.Module, inputs: Inputs) -> Mapping[str, torch.Tensor]:
     def tensor(array: Any) -> torch.Tensor:
         return torch.from_numpy(array.astype("int64")).to(device)
 
-    arguments = {"input_ids": tensor(inputs.inputs), "labels": tensor(inputs.targets)}
+    arguments = {"input_ids": tensor(inputs["inputs"]), "labels": tensor(inputs["targets"])}
     for name in ("sequence_ids", "decoder_sequence_ids"):
-        if (ids := getattr(inputs, name)) is not None:
+        if (ids := inputs.get(name)) is not None:
             arguments[name] = tensor(ids)
     output = model(**arguments)
     return {"logits": output.logits, "loss": output.loss}
@@ -119,7 +119,7 @@ PORT = Port(
     run=run,
     taps=taps,
     random_inputs=random_ids,
-    check_inputs=check_ids,
+    check_ids=check_ids,
     revealing_inputs=revealing_ids,
     fit_inputs=fit_ids,
     reference="porting.ports.t5.reference:run",

@@ -50,7 +50,7 @@ def run(request: Mapping[str, Any]) -> None:
             `gradients`, where to write a trace of those, if they are wanted.
     """
     inputs = read_trace(request["inputs"]).inputs
-    original = _original(request["checkpoint"], request["gin"], json.dumps(request["config"]))
+    original = _original(request["checkpoint"], request["original_config"], json.dumps(request["config"]))
     wanted = request.get("gradients")
     writer = TraceWriter(Path(request["trace"]), inputs)
     original.trace(inputs, writer, request["metadata"], gradients=Path(wanted) if wanted else None)
@@ -228,15 +228,15 @@ def call(
     `import_ids` makes mtf tensors of ids under the names in `FEEDS`; by default constants.
     """
     mtf, tf = mesh.mtf, mesh.tf
-    batch = mtf.Dimension("batch", inputs.inputs.shape[0])
+    batch = mtf.Dimension("batch", inputs["inputs"].shape[0])
     # Both stacks call their own axis "length", and may be of different length: so does Mesh's training.
-    encoder = [batch, mtf.Dimension("length", inputs.inputs.shape[1])]
-    decoder = [batch, mtf.Dimension("length", inputs.targets.shape[1])]
+    encoder = [batch, mtf.Dimension("length", inputs["inputs"].shape[1])]
+    decoder = [batch, mtf.Dimension("length", inputs["targets"].shape[1])]
 
     def feed(name: str, values: np.ndarray | None, dims: list[Any]) -> Any:
         return None if values is None else import_ids(mesh, mtf_mesh, Feed(name, values, dims))
 
-    ids, targets = feed("inputs", inputs.inputs, encoder), feed("targets", inputs.targets, decoder)
+    ids, targets = feed("inputs", inputs["inputs"], encoder), feed("targets", inputs["targets"], decoder)
     settings = {
         "inputs": ids,
         "targets": targets,
@@ -244,7 +244,7 @@ def call(
         "mode": mode,
         "variable_dtype": mtf.VariableDType(tf.float32, tf.float32, tf.float32),
     }
-    sequence_ids = feed("encoder_sequence_id", inputs.sequence_ids, encoder)
+    sequence_ids = feed("encoder_sequence_id", inputs.get("sequence_ids"), encoder)
     if isinstance(model, mesh.transformer.Unitransformer):
         if sequence_ids is None:  # where there is padding, as datasets say it in training
             sequence_ids = mtf.minimum(targets if model.autoregressive else ids, 1)
@@ -253,6 +253,6 @@ def call(
     logits, loss = model.call_simple(
         **settings,
         encoder_sequence_id=sequence_ids,
-        decoder_sequence_id=feed("decoder_sequence_id", inputs.decoder_sequence_ids, decoder),
+        decoder_sequence_id=feed("decoder_sequence_id", inputs.get("decoder_sequence_ids"), decoder),
     )
     return logits, loss

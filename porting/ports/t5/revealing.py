@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,7 @@ def revealing_ids(config: Config) -> Iterator[Labelled]:
     made = revealing_inputs(source, target_vocab_size=architecture.vocab_size, lengths=lengths(config))
     for label, ids in made:
         if prefix:
-            _end_parts(ids.targets)
+            _end_parts(ids["targets"])
         yield label, fit_ids(config, ids)
 
 
@@ -86,7 +85,7 @@ def fit_ids(config: Config, ids: Inputs) -> Inputs:
                 if field in changed:
                     changed[field] = changed[field][:, : stack.max_length]
     if architecture.is_encoder_decoder:
-        return replace(ids, **changed)
+        return ids.having(**changed)
     if architecture.decoder is None:
         length = min(changed["inputs"].shape[1], changed["targets"].shape[1])
         segments = changed.get("sequence_ids")
@@ -102,4 +101,4 @@ def fit_ids(config: Config, ids: Inputs) -> Inputs:
         if segments is not None:
             same = np.pad(segments[:, 1:] == segments[:, :-1], ((0, 0), (1, 0)))
             inputs = np.where(same, inputs, 0)
-    return replace(ids, inputs=inputs, targets=targets, sequence_ids=segments, decoder_sequence_ids=None)
+    return ids.having(inputs=inputs, targets=targets, sequence_ids=segments, decoder_sequence_ids=None)

@@ -44,7 +44,7 @@ BEAM = GenerationSettings("beam", STEPS, 3)
 INPUTS = Inputs.from_arrays(
     {"inputs": [[5, 6, 7, 8, 1], [9, 11, 0, 0, 0], [12, 13, 14, 0, 0]], "targets": [[9, 1], [3, 1], [4, 1]]}
 )
-BEGINNINGS = replace(INPUTS, inputs=np.pad(INPUTS.inputs, ((0, 0), (1, 0)))[:, :-1])
+BEGINNINGS = INPUTS.having(inputs=np.pad(INPUTS["inputs"], ((0, 0), (1, 0)))[:, :-1])
 CACHED = {
     name: architecture
     for name, architecture in {"t5.1.0": SMALL, "t5.1.1": V1_1, **FAMILY}.items()
@@ -247,7 +247,7 @@ REFUSED = {
     "beams of experts": (MIXTURE, BEAM, INPUTS, "mixtures of experts"),
     "beams towards the encoder": (SPANS, BEAM, INPUTS, "positions towards the encoder"),
     "memory projections": (FAMILY["dynamic talking heads"], GREEDY, INPUTS, "computed from the memory"),
-    "packed": (SMALL, GREEDY, replace(INPUTS, sequence_ids=np.ones((3, 5), np.int32)), "packed examples"),
+    "packed": (SMALL, GREEDY, INPUTS.having(sequence_ids=np.ones((3, 5), np.int32)), "packed examples"),
     "no start token": (LANGUAGE_MODEL, GREEDY, INPUTS, "the start token 0, then"),
     "padding inside": (
         LANGUAGE_MODEL,

@@ -42,7 +42,7 @@ STEPWISE = {name: architecture for name, architecture in FAMILY.items() if name 
 def ids(architecture: Architecture, seed: int = 0) -> dict[str, Tensor]:
     """Ids with padding, of the lengths 13 and 12 where there are two sequences."""
     made = random_ids(architecture, BATCH, LENGTH, seed)
-    return {"input_ids": torch.tensor(made.inputs).long(), "labels": torch.tensor(made.targets).long()}
+    return {"input_ids": torch.tensor(made["inputs"]).long(), "labels": torch.tensor(made["targets"]).long()}
 
 
 @contextmanager

@@ -75,14 +75,14 @@ def test_a_language_model_reads_what_it_says_shifted_anew_in_each_example() -> N
         }
     )
     fitted = fit_ids(MODELS["language model"], ids)
-    assert fitted.inputs.tolist() == [[0, 5, 0, 7]]
-    assert fitted.sequence_ids is not None and fitted.sequence_ids.tolist() == [[1, 1, 2, 2]]
-    assert fitted.decoder_sequence_ids is None
+    assert fitted["inputs"].tolist() == [[0, 5, 0, 7]]
+    assert fitted.get("sequence_ids") is not None and fitted.get("sequence_ids").tolist() == [[1, 1, 2, 2]]
+    assert fitted.get("decoder_sequence_ids") is None
 
 
 def test_examples_of_a_prefix_language_model_have_two_parts() -> None:
     cases = dict(islice(revealing_ids(MODELS["prefix language model"]), 12))
-    ends = (cases["one id repeated"].targets == 1).sum(1)
+    ends = (cases["one id repeated"]["targets"] == 1).sum(1)
     assert (ends == 2).all()
 
 

@@ -20,7 +20,7 @@ def wrong_loss(site: Site) -> Iterator[Hypothesis]:
     logits = site.lab.original("logits")
     if site.name != "loss" or logits is None:
         return
-    targets = torch.from_numpy(site.inputs.targets).long().flatten()
+    targets = torch.from_numpy(site.inputs["targets"]).long().flatten()
     flat = logits.flatten(0, 1)
     real = (targets > 0).double()
     z = _Z_LOSS * flat.logsumexp(-1).square()
@@ -71,4 +71,4 @@ def wrong_loss(site: Site) -> Iterator[Hypothesis]:
 
 
 def _later(site: Site) -> torch.Tensor:
-    return torch.from_numpy(site.inputs.targets).long()[:, 1:]
+    return torch.from_numpy(site.inputs["targets"]).long()[:, 1:]

@@ -19,8 +19,8 @@ def sequence_ids(site: Site, stack: str) -> Tensor:
     inputs = site.inputs
     two_stacks = {"encoder", "decoder"} <= {stack_of(name) for name in site.lab.by_name}
     of_targets = stack == "decoder"
-    given = inputs.decoder_sequence_ids if of_targets and two_stacks else inputs.sequence_ids
-    tokens = inputs.targets if of_targets else inputs.inputs
+    given = inputs.get("decoder_sequence_ids") if of_targets and two_stacks else inputs.get("sequence_ids")
+    tokens = inputs["targets"] if of_targets else inputs["inputs"]
     return torch.from_numpy(np.minimum(tokens, 1) if given is None else given).long()
 
 

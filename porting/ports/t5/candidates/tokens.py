@@ -35,12 +35,12 @@ def wrong_tokens(site: Site) -> Iterator[Hypothesis]:
 
 
 def _ways(site: Site) -> dict[str, Tensor]:
-    inputs = torch.from_numpy(site.inputs.inputs).long()
+    inputs = torch.from_numpy(site.inputs["inputs"]).long()
     if stack_of(site.name) == "encoder" or "encoder" not in site.lab.by_name:
         ways = {"the ids": inputs}
         base = inputs
     else:
-        targets = torch.from_numpy(site.inputs.targets).long()
+        targets = torch.from_numpy(site.inputs["targets"]).long()
         ids = sequence_ids(site, "decoder")
         one = torch.ones_like(ids)
         start = targets.clone()
