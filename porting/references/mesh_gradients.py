@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from porting.inputs import Inputs
+from porting.references.gradient_trace import OriginalGradient, write_gradient_trace
 from porting.references.mesh_tf import Mesh, Record, dimension_names
-from porting.trace import TraceWriter
 
 Clean = Callable[[tuple[str, ...], np.ndarray], tuple[tuple[str, ...], np.ndarray]]
 
@@ -102,7 +102,7 @@ def write_gradients(
     values = dict(zip((gradient.name for gradient in there), run(fetched), strict=True))
     again = run(fetched)
     same = all(np.array_equal(a, b, equal_nan=True) for a, b in zip(values.values(), again, strict=True))
-    writer = TraceWriter(path, inputs)
+    written = []
     for gradient in gradients:
         names = dimension_names(gradient.tensor)
         if gradient.gradient is None:
@@ -113,12 +113,14 @@ def write_gradients(
             array = array.transpose([order.index(name) for name in names])
         if not gradient.is_variable:
             names, array = clean(names, array)
-        writer.add(gradient.name, array, names, original_name=gradient.original_name)
-    writer.close(
-        {
-            **metadata,
-            "deterministic": same,
-            "variables": [gradient.name for gradient in gradients if gradient.is_variable],
-            "without_gradient": [gradient.name for gradient in gradients if gradient.gradient is None],
-        }
-    )
+        written.append(
+            OriginalGradient(
+                gradient.name,
+                gradient.original_name,
+                names,
+                array,
+                is_variable=gradient.is_variable,
+                reached=gradient.gradient is not None,
+            )
+        )
+    write_gradient_trace(path, inputs, written, metadata, deterministic=same)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
-import os
 import re
 import sys
 import types
@@ -21,7 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from porting.errors import ReferenceRunError
+from porting.references.tf1_compat import restore_estimator
+from porting.references.tf_session import Weights, import_graph_tensorflow, not_installed
 
 
 @dataclass(frozen=True)
@@ -52,22 +52,14 @@ def import_mesh_tensorflow() -> Mesh:
     Raises:
         ReferenceRunError: the `mesh` extra is not installed.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    # The oneDNN kernels may round differently from run to run; a reference must not.
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-    try:
-        import tensorflow.compat.v1 as tf
-    except ImportError as error:
-        raise _not_installed(error) from error
-    tf.disable_v2_behavior()
-    tf.logging.set_verbosity(tf.logging.ERROR)
-    _restore_estimator_names(tf)
+    tf = import_graph_tensorflow("mesh")
+    restore_estimator(tf)
     _restore_tensor_conversion()
     try:
         import gin
         import mesh_tensorflow as mtf
     except ImportError as error:
-        raise _not_installed(error) from error
+        raise not_installed(error, "mesh") from error
     _skip_package_init("mesh_tensorflow.transformer", Path(mtf.__file__).parent / "transformer")
 
     def module(name: str) -> Any:
@@ -85,28 +77,6 @@ def import_mesh_tensorflow() -> Mesh:
     # moe.py reads its sibling as an attribute of the package whose __init__ is not run.
     module("moe")
     return mesh
-
-
-def _not_installed(error: ImportError) -> ReferenceRunError:
-    return ReferenceRunError(
-        f"The original implementation is not installed here ({error}).",
-        remedy="Install it with: pip install 'porting[mesh]'. Converting does not need it; comparing does,"
-        " unless --reference-trace gives an earlier run.",
-    )
-
-
-def _restore_estimator_names(tf: Any) -> None:
-    """`tensorflow.compat.v1.estimator` went with TensorFlow 2.16; Mesh uses five of its names."""
-    if "tensorflow.compat.v1.estimator" in sys.modules or hasattr(tf, "estimator"):
-        return
-    estimator = types.ModuleType("tensorflow.compat.v1.estimator")
-    estimator.__dict__.update(
-        ModeKeys=types.SimpleNamespace(TRAIN="train", EVAL="eval", PREDICT="infer"),
-        SessionRunHook=tf.train.SessionRunHook,
-        CheckpointSaverListener=tf.train.CheckpointSaverListener,
-    )
-    tf.estimator = estimator
-    sys.modules[estimator.__name__] = estimator
 
 
 def _restore_tensor_conversion() -> None:
@@ -203,59 +173,6 @@ class Placeholders:
         return mesh.mtf.import_tf_tensor(mtf_mesh, placeholder, shape=mesh.mtf.Shape(list(feed.dims)))
 
 
-class Weights:
-    """A checkpoint's weights in TensorFlow's variables, read once for all the graphs that share them.
-
-    Graphs share variables where they are built in one tf.Graph, within `variable_scope("", AUTO_REUSE)`.
-    """
-
-    def __init__(self, mesh: Mesh, checkpoint: Path) -> None:
-        self._mesh, self._checkpoint = mesh, checkpoint
-        self._restored: set[str] = set()
-        self.session = mesh.tf.Session(config=_plain_execution(mesh.tf))
-
-    def restore(self) -> None:
-        """Assign every variable that is new from the checkpoint, read by TensorFlow itself.
-
-        Weights are widened to float32 (exact for bfloat16 and float16), so that the original computes
-        in float32 whatever it was stored in.
-        """
-        tf = self._mesh.tf
-        variables = [v for v in tf.global_variables() if v.op.name not in self._restored]
-        if not variables:
-            return
-        reader = tf.train.load_checkpoint(str(self._checkpoint))
-        stored = reader.get_variable_to_shape_map()
-        missing = sorted(v.op.name for v in variables if v.op.name not in stored)
-        if missing:
-            raise ReferenceRunError(
-                f"The original builds {len(missing)} variables that the checkpoint lacks: "
-                + ", ".join(missing[:8])
-                + (", ..." if len(missing) > 8 else ""),
-                remedy="The operative_config.gin used here does not belong to this checkpoint.",
-            )
-        for variable in variables:
-            value = self._read(reader, variable.op.name)
-            if value.shape != tuple(variable.shape.as_list()):
-                raise ReferenceRunError(
-                    f"The original builds {variable.op.name} with shape {tuple(variable.shape.as_list())}, "
-                    f"the checkpoint holds {value.shape}.",
-                    remedy="The operative_config.gin used here does not belong to this checkpoint.",
-                )
-            variable.load(value, self.session)
-            self._restored.add(variable.op.name)
-
-    def _read(self, reader: Any, name: str) -> np.ndarray:
-        try:
-            return np.asarray(reader.get_tensor(name)).astype(np.float32)
-        except (self._mesh.tf.errors.OpError, RuntimeError) as error:
-            raise ReferenceRunError(
-                f"TensorFlow cannot read {name}: the checkpoint is damaged or incomplete"
-                f" ({str(error).splitlines()[0]}).",
-                remedy="Copy the checkpoint's files again.",
-            ) from error
-
-
 class Session:
     """A lowered Mesh graph on one CPU device, with a checkpoint's weights in its variables.
 
@@ -267,7 +184,7 @@ class Session:
     def __init__(self, mesh: Mesh, graph: Any, mtf_mesh: Any, checkpoint: Path | Weights) -> None:
         implementation = mesh.mtf.placement_mesh_impl.PlacementMeshImpl(shape=[], layout={}, devices=[""])
         self._lowering = mesh.mtf.Lowering(graph, {mtf_mesh: implementation})
-        self._weights = checkpoint if isinstance(checkpoint, Weights) else Weights(mesh, checkpoint)
+        self._weights = checkpoint if isinstance(checkpoint, Weights) else Weights(mesh.tf, checkpoint)
         self._session = self._weights.session
         self._exported: dict[Any, Any] = {}
         self._weights.restore()
@@ -295,18 +212,6 @@ class Session:
 
     def __exit__(self, *_: object) -> None:
         self._session.close()
-
-
-def _plain_execution(tf: Any) -> Any:
-    """A session that computes the graph as it was built, whatever is fetched from it.
-
-    TensorFlow's graph rewriting fuses operations that nobody fetches, which rounds differently: with it, a
-    tapped run and an untapped one would not agree to the last bit.
-    """
-    config = tf.ConfigProto()
-    config.graph_options.rewrite_options.disable_meta_optimizer = True
-    config.graph_options.optimizer_options.opt_level = -1  # L0
-    return config
 
 
 def dimension_names(tensor: Any) -> tuple[str, ...]:

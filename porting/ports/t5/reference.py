@@ -26,12 +26,12 @@ from porting.references.mesh_tf import (
     Record,
     Recorder,
     Session,
-    Weights,
     dimension_names,
     import_feed,
     import_mesh_tensorflow,
     parse_gin,
 )
+from porting.references.tf_session import Weights
 from porting.trace import TraceWriter, read_trace
 
 # TensorFlow graphs only grow; after so many shapes a fresh one costs less than what has gathered.
@@ -75,7 +75,7 @@ class Original:
         self._tf_graph = self._mesh.tf.Graph()
         self._graphs: dict[tuple[Any, ...], _Graph] = {}
         with self._tf_graph.as_default():
-            self._weights = Weights(self._mesh, self._checkpoint)
+            self._weights = Weights(self._mesh.tf, self._checkpoint)
 
     def trace(
         self, inputs: Inputs, writer: TraceWriter, metadata: Mapping[str, Any], gradients: Path | None = None
