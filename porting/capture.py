@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from porting.inputs import Inputs
+from porting.module_output import ModuleOutput, module_output
 from porting.tap import Tap
 from porting.trace import Trace, TraceWriter
 
@@ -163,13 +164,13 @@ def plain_path(name: str) -> str:
 
 @contextmanager
 def listening(model: torch.nn.Module, taps: Sequence[Tap], listen: Listen) -> Iterator[None]:
-    """Call `listen` with the first output of every tapped module, while the block runs."""
+    """Call `listen` with the output of every tapped module (see `module_output`), while the block runs."""
     modules = modules_by_path(model)
     handles = []
     try:
         for tap in taps:
-            if tap.name in modules:
-                handles.append(modules[tap.name].register_forward_hook(_Hook(tap, listen)))
+            if place := module_output(tap.name, modules):
+                handles.append(modules[place.module].register_forward_hook(_Hook(tap, place, listen)))
         yield
     finally:
         for handle in handles:
@@ -190,20 +191,20 @@ def requiring_gradients(parameters: Iterable[torch.nn.Parameter]) -> Iterator[No
 
 
 class _Hook:
-    """Hands a module's first output to a listener, at the module's first call only."""
+    """Hands one output of one call of a module to a listener."""
 
-    def __init__(self, tap: Tap, listen: Listen) -> None:
-        self.tap, self.listen, self.called = tap, listen, False
+    def __init__(self, tap: Tap, place: ModuleOutput, listen: Listen) -> None:
+        self.tap, self.place, self.listen, self.calls = tap, place, listen, 0
 
     def __call__(self, _module: torch.nn.Module, _args: Any, output: Any) -> Any:
-        value = output[0] if isinstance(output, tuple) else output
-        if self.called or not isinstance(value, torch.Tensor):
+        value = self.place.pick(output)
+        if not isinstance(value, torch.Tensor):
             return None
-        self.called = True
+        self.calls += 1
+        if self.calls != self.place.call + 1:
+            return None
         replacement = self.listen(self.tap, value)
-        if replacement is None or not isinstance(output, tuple):
-            return replacement
-        return (replacement, *output[1:])
+        return None if replacement is None else self.place.put(output, replacement)
 
 
 def to_numpy(value: torch.Tensor, *, copy: bool = True) -> np.ndarray:

@@ -118,14 +118,14 @@ class Original:
 
 
 def _checkpoint_facts(checkpoint: Checkpoint, plan: Plan) -> dict[str, Any]:
-    """The index's hash identifies the contents: it holds every tensor's own checksum."""
-    index = checkpoint.files[0]
-    with index.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digests = {}
+    for path in checkpoint.identifying_files():
+        with path.open("rb") as file:
+            digests[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
     weights = (checkpoint.tensors[source] for entry in plan.entries for source in entry.sources)
     return {
         "name": checkpoint.path.name,
         "format": checkpoint.format,
         "dtypes": sorted({weight.dtype.name for weight in weights}),
-        "sha256": {index.name: digest},
+        "sha256": digests,
     }

@@ -2,7 +2,8 @@
 
 `lazy` says what any checkpoint is to the rest of the project, `locate` finds the one that is meant, and one
 module for each format reads it: `tf_bundle` for TensorFlow's (with `leveldb_table`, `protobuf_wire`,
-`tf_slices` and `tf_shards` below it). None of them imports TensorFlow or PyTorch.
+`tf_slices` and `tf_shards` below it), `safetensors_file` for what PyTorch originals are kept in. None of them
+imports TensorFlow or PyTorch.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from porting.checkpoint.lazy import Checkpoint, LazyTensor
-from porting.checkpoint.locate import find_prefix
+from porting.checkpoint.locate import find_prefix, holds_bundle
+from porting.checkpoint.safetensors_file import find_safetensors, open_safetensors
 from porting.checkpoint.tf_bundle import open_bundle
 
 __all__ = ["Checkpoint", "LazyTensor", "open_checkpoint"]
@@ -24,9 +26,11 @@ def open_checkpoint(source: str | Path) -> Checkpoint:
         >>> embedding = checkpoint.tensors["shared/embedding"].read()
 
     Args:
-        source: a checkpoint's prefix, one of its files, or a directory; see `locate.find_prefix`.
+        source: a checkpoint's prefix, one of its files, or a directory; see `locate.find_prefix`. A
+            safetensors file, or a directory that holds one and no TensorFlow checkpoint, is one too.
 
     Raises:
         CheckpointError: there is no such checkpoint, or its index is missing, unreadable or corrupt.
     """
-    return open_bundle(find_prefix(source))
+    held = None if holds_bundle(source) else find_safetensors(Path(source))
+    return open_bundle(find_prefix(source)) if held is None else open_safetensors(held)

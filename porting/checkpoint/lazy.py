@@ -73,12 +73,19 @@ class Checkpoint:
         format: the name of the format, such as `tensorflow-bundle`.
         tensors: every tensor by name, in the order of the names.
         files: every file that a complete copy has, whether or not it is there.
+        contents: the files whose hashes identify the values; by default the first of `files`, an index with
+            every tensor's checksum.
     """
 
     path: Path
     format: str
     tensors: Mapping[str, LazyTensor]
     files: tuple[Path, ...]
+    contents: tuple[Path, ...] = ()
+
+    def identifying_files(self) -> tuple[Path, ...]:
+        """The files to hash where a report says which checkpoint it rests on."""
+        return self.contents or self.files[:1]
 
     def require_files(self, names: Iterable[str] | None = None) -> None:
         """Fail now, not after half of the work, if a data file that these tensors need is missing.

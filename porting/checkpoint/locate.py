@@ -68,6 +68,17 @@ def find_prefix(source: str | Path) -> Path:
         raise _not_found(path, source)
 
 
+def holds_bundle(source: str | Path) -> bool:
+    """Whether there is something of a TensorFlow checkpoint where `source` is, sound or not."""
+    path = Path(source)
+    if _URL.match(str(source)):
+        return True
+    with named_os_errors(path):
+        if index_path(path).exists():
+            return True
+        return path.is_dir() and ((path / "checkpoint").is_file() or bool(_prefixes_in(path)))
+
+
 def _newest_in(directory: Path) -> Path:
     """Prefix of the checkpoint that `directory` names in its file `checkpoint`, or of its only one."""
     state = directory / "checkpoint"
@@ -94,10 +105,10 @@ def _newest_in(directory: Path) -> Path:
             problems=[Problem(str(directory), "one *.index", _listed(present))],
             remedy=f"Give the one you mean, such as {directory / present[-1]}.",
         )
-    why = "no *.index, and a `checkpoint` file that names none" if state.exists() else "neither"
+    why = "no *.index, and a `checkpoint` file that names none" if state.exists() else "none of them"
     raise CheckpointError(
-        f"{directory} holds no TensorFlow checkpoint",
-        problems=[Problem(str(directory), "a file `checkpoint`, or a file *.index", why)],
+        f"{directory} holds no checkpoint",
+        problems=[Problem(str(directory), "a file `checkpoint`, a file *.index, or *.safetensors", why)],
         remedy="Give a checkpoint's prefix (model.ckpt-1000 for model.ckpt-1000.index), or the directory "
         "that its files are in.",
     )

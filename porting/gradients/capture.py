@@ -49,6 +49,42 @@ def capture_gradients(
         InputError: the model returns no such output, or no scalar.
         ValueError: a tensor does not have the axes that its tap declares.
     """
+    tapped, trained = take_gradients(model, inputs, taps, run, loss=loss)
+    writer = TraceWriter(path, inputs)
+    without: list[str] = []
+
+    def write(name: str, gradient: Taken) -> np.ndarray:
+        if gradient.values is None:
+            without.append(name)
+            return np.zeros(gradient.shape, np.float32)
+        return to_numpy(gradient.values.to_dense())
+
+    for tap, gradient in tapped:
+        array = write(tap.name, gradient)
+        writer.add(tap.name, array.reshape(tap.unfolded_shape(array.shape)), tap.dimension_names)
+    for name, gradient in trained.items():
+        array = write(name, gradient)
+        writer.add(name, array, parameter_dims(array.ndim))
+    return writer.close(
+        {**(metadata or {}), "parameters": list(trained), "without_gradient": without},
+    )
+
+
+@dataclass(frozen=True)
+class Taken:
+    """The gradient of the loss for a tensor of this shape; None where the loss does not depend on it."""
+
+    values: torch.Tensor | None
+    shape: tuple[int, ...]
+
+
+def take_gradients(
+    model: torch.nn.Module, inputs: Inputs, taps: Sequence[Tap], run: Run, *, loss: str = "loss"
+) -> tuple[list[tuple[Tap, Taken]], dict[str, Taken]]:
+    """The gradients of taps, in the order in which these were computed, and of parameters by name.
+
+    Args and errors are those of `capture_gradients`.
+    """
     heard: list[_Heard] = []
 
     def listen(tap: Tap, value: torch.Tensor) -> torch.Tensor:
@@ -65,26 +101,12 @@ def capture_gradients(
         tapped = _gradients(_scalar(outputs, loss), [each.edge for each in heard])
         del outputs
         trained = _gradients(_scalar(run(model, inputs), loss), list(parameters.values()))
-
-    writer = TraceWriter(path, inputs)
-    without: list[str] = []
-
-    def write(name: str, gradient: torch.Tensor | None, shape: Sequence[int]) -> np.ndarray:
-        if gradient is None:
-            without.append(name)
-            return np.zeros(shape, np.float32)
-        return to_numpy(gradient.to_dense())
-
-    for each, gradient in zip(heard, tapped, strict=True):
-        array = write(each.tap.name, gradient, each.shape)
-        writer.add(
-            each.tap.name, array.reshape(each.tap.unfolded_shape(array.shape)), each.tap.dimension_names
-        )
-    for (name, parameter), gradient in zip(parameters.items(), trained, strict=True):
-        array = write(name, gradient, parameter.shape)
-        writer.add(name, array, parameter_dims(array.ndim))
-    return writer.close(
-        {**(metadata or {}), "parameters": list(parameters), "without_gradient": without},
+    return (
+        [(each.tap, Taken(gradient, each.shape)) for each, gradient in zip(heard, tapped, strict=True)],
+        {
+            name: Taken(gradient, tuple(parameter.shape))
+            for (name, parameter), gradient in zip(parameters.items(), trained, strict=True)
+        },
     )
 
 

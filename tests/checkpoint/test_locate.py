@@ -138,7 +138,7 @@ def test_long_listings_are_cut(tmp_path: Path) -> None:
 
 
 def test_directory_without_any_says_what_was_looked_for(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"holds no TensorFlow checkpoint\n.*`checkpoint`.*\*\.index"):
+    with pytest.raises(CheckpointError, match=r"holds no checkpoint\n.*`checkpoint`.*\*\.index"):
         find_prefix(tmp_path)
 
 

@@ -1,0 +1,158 @@
+"""Checkpoints in safetensors files, as PyTorch originals have them; read without PyTorch.
+
+A checkpoint is one `*.safetensors` file, or several that a `*.safetensors.index.json` lists. The safetensors
+library checks every header (offsets in order, without holes, inside the file); values are views of the mapped
+file. The format has no checksums: a damaged value is not noticed.
+
+Source of the layout: the safetensors library's README (8 bytes of header length, JSON header, raw data).
+"""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+
+from porting.checkpoint.files import lfs_remedy, map_file, named_os_errors, read_file
+from porting.checkpoint.lazy import Checkpoint, LazyTensor
+from porting.errors import CheckpointError, Problem
+
+FORMAT = "safetensors"
+SUFFIX = ".safetensors"
+INDEX_SUFFIX = ".safetensors.index.json"
+_MAX_INDEX_BYTES = 64 << 20
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "F64": np.dtype("<f8"),
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "I64": np.dtype("<i8"),
+    "I32": np.dtype("<i4"),
+    "I16": np.dtype("<i2"),
+    "I8": np.dtype("i1"),
+    "U8": np.dtype("u1"),
+    "BOOL": np.dtype("?"),
+}
+_UNREADABLE = np.dtype(object)
+
+
+def find_safetensors(source: Path) -> Path | None:
+    """The safetensors file or index that `source` is, or, of a directory, holds; None if there is none.
+
+    Raises:
+        CheckpointError: a directory holds several, and none is `model.safetensors` or its index.
+    """
+    with named_os_errors(source):
+        if source.is_file():
+            return source if source.name.endswith((SUFFIX, INDEX_SUFFIX)) else None
+        if not source.is_dir():
+            return None
+        names = sorted(path.name for path in source.iterdir())
+        found = [name for name in names if name.endswith(INDEX_SUFFIX)]
+        found = found or [name for name in names if name.endswith(SUFFIX)]
+    if len(found) > 1 and not {"model" + SUFFIX, "model" + INDEX_SUFFIX} & {*found}:
+        raise CheckpointError(
+            f"{source} holds {len(found)} safetensors files, and no index that joins them",
+            problems=[Problem(str(source), f"one *{SUFFIX}, or *{INDEX_SUFFIX}", ", ".join(found[:10]))],
+            remedy=f"Give the one you mean, such as {source / found[0]}.",
+        )
+    standard = [name for name in found if name.startswith("model.")]
+    return source / (standard or found)[0] if found else None
+
+
+def open_safetensors(path: Path) -> Checkpoint:
+    """List the tensors of a safetensors file, or of all files that an index lists.
+
+    Args:
+        path: of the file, or of the index.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, or does not hold what the index says.
+    """
+    if not path.name.endswith(INDEX_SUFFIX):
+        tensors = _tensors_of(path)
+        return Checkpoint(path, FORMAT, tensors, (path,), contents=(path,))
+    places = _index(path)
+    files = [path.parent / name for name in sorted(set(places.values()))]
+    missing = [file for file in files if not file.exists()]
+    if missing:
+        raise CheckpointError(
+            f"{path}: {len(missing)} data file(s) of the checkpoint are missing",
+            problems=[Problem(str(file), "a file that the index lists", "no such file") for file in missing],
+            remedy=f"Copy them into {path.parent} from where the checkpoint came from.",
+        )
+    held = {file.name: _tensors_of(file) for file in files}
+    problems = [
+        Problem(name, f"to lie in {file}", "not there")
+        for name, file in places.items()
+        if name not in held[file]
+    ] + [
+        Problem(name, f"one entry of {path.name}", f"none for what {file} holds")
+        for file, tensors in held.items()
+        for name in tensors
+        if places.get(name) != file
+    ]
+    if problems:
+        raise CheckpointError(f"{path} does not list what its files hold", problems=problems)
+    tensors = {name: held[places[name]][name] for name in sorted(places)}
+    return Checkpoint(path, FORMAT, tensors, (path, *files), contents=(path, *files))
+
+
+def _index(path: Path) -> dict[str, str]:
+    try:
+        places = json.loads(read_file(path, _MAX_INDEX_BYTES))["weight_map"]
+        if not all(isinstance(file, str) and Path(file).name == file for file in places.values()):
+            raise ValueError("it names files outside its directory")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _unreadable(path, str(error) or repr(error)) from error
+    return dict(places)
+
+
+def _tensors_of(path: Path) -> dict[str, LazyTensor]:
+    from safetensors import SafetensorError, safe_open
+
+    data = map_file(path)
+    try:
+        with safe_open(path, framework="numpy"):
+            pass
+        start = 8 + int.from_bytes(data[:8].tobytes(), "little")
+        header = json.loads(data[8:start].tobytes())
+    except (SafetensorError, ValueError) as error:
+        raise _unreadable(path, str(error), lfs_remedy(data[:64].tobytes())) from error
+    header.pop("__metadata__", None)
+    tensors = {}
+    for name in sorted(header):
+        entry = header[name]
+        dtype, shape = _DTYPES.get(entry["dtype"], _UNREADABLE), tuple(entry["shape"])
+        first, last = (start + offset for offset in entry["data_offsets"])
+        load = partial(_read, data, first, last, dtype, shape)
+        if dtype == _UNREADABLE:
+            load = partial(_refuse, path, name, entry["dtype"])
+        tensors[name] = LazyTensor(name, shape, dtype, (path,), load)
+    return tensors
+
+
+def _read(
+    data: npt.NDArray[np.uint8], first: int, last: int, dtype: np.dtype[Any], shape: tuple[int, ...]
+) -> npt.NDArray[Any]:
+    values = data[first:last]
+    # A header may end anywhere, and NumPy wants wide numbers to begin at a multiple of their width.
+    if values.ctypes.data % dtype.itemsize:
+        values = values.copy()
+        values.flags.writeable = False
+    return values.view(dtype).reshape(shape)
+
+
+def _refuse(path: Path, name: str, dtype: str) -> npt.NDArray[Any]:
+    problem = Problem(name, f"a dtype among {', '.join(_DTYPES)}", dtype)
+    raise CheckpointError(f"{path}: {name} cannot be read", problems=[problem])
+
+
+def _unreadable(path: Path, why: str, remedy: str = "") -> CheckpointError:
+    problem = Problem(str(path), "a file that the safetensors library reads", why)
+    return CheckpointError(f"{path} is damaged or incomplete", problems=[problem], remedy=remedy)
