@@ -13,7 +13,8 @@ import pytest
 import torch
 from transformers import T5ForConditionalGeneration
 
-from porting import Inputs, Trace, compare_outputs, convert_checkpoint, load_model, run_reference
+from porting import Inputs, Trace, compare_outputs, convert_checkpoint, load_model
+from porting.testing import ReferenceTraces, assert_port_matches
 from tests.integration.conftest import OLD_NAMES, SMALL, V1_0, V1_1, MakeCheckpoint
 
 ATOL = 1e-4
@@ -60,12 +61,15 @@ class Ported:
 
 @pytest.fixture(scope="module", params=list(VARIANTS), ids=lambda name: name.replace(" ", "-"))
 def ported(
-    request: pytest.FixtureRequest, make_checkpoint: MakeCheckpoint, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    make_checkpoint: MakeCheckpoint,
+    reference_trace: ReferenceTraces,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Ported:
     checkpoint = make_checkpoint(**VARIANTS[request.param])
     model_dir = tmp_path_factory.mktemp("converted") / "model"
     convert_checkpoint(checkpoint, model_dir)
-    return Ported(checkpoint, model_dir, run_reference(checkpoint, awkward_inputs()))
+    return Ported(checkpoint, model_dir, reference_trace(checkpoint, awkward_inputs()))
 
 
 def awkward_inputs() -> Inputs:
@@ -87,8 +91,7 @@ def awkward_inputs() -> Inputs:
 
 
 def test_every_tapped_tensor_agrees_at_padded_positions_too(ported: Ported) -> None:
-    comparison = compare_outputs(ported.trace, ported.model_dir, atol=ATOL)
-    assert comparison.status == "match", comparison.first_divergence
+    comparison = assert_port_matches(ported.trace, ported.model_dir, atol=ATOL)
     assert not comparison.unmatched_reference and not comparison.unmatched_port
     # 3 encoder and 2 decoder blocks: nothing was left out of the comparison either
     gated = any(row.name.endswith("wi_1") for row in comparison.tensors)
@@ -99,7 +102,7 @@ def test_every_tapped_tensor_agrees_at_padded_positions_too(ported: Ported) -> N
 
 
 def test_the_loss_agrees_relatively(ported: Ported) -> None:
-    comparison = compare_outputs(ported.trace, ported.model_dir, atol=ATOL)
+    comparison = assert_port_matches(ported.trace, ported.model_dir, atol=ATOL)
     loss = next(row for row in comparison.tensors if row.name == "loss")
     assert loss.max_rel_diff < 1e-5
     assert loss.reference > 1.0
@@ -145,7 +148,9 @@ def test_stored_dtypes_are_kept(make_checkpoint: MakeCheckpoint, tmp_path: Path)
     assert not model.training
 
 
-def test_packed_examples_never_see_each_other(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
+def test_packed_examples_never_see_each_other(
+    make_checkpoint: MakeCheckpoint, reference_trace: ReferenceTraces, tmp_path: Path
+) -> None:
     checkpoint = make_checkpoint(files=V1_1)
     convert_checkpoint(checkpoint, tmp_path / "model")
     generator = np.random.default_rng(7)
@@ -157,12 +162,12 @@ def test_packed_examples_never_see_each_other(make_checkpoint: MakeCheckpoint, t
     }
     packed["inputs"][packed["sequence_ids"] == 0] = 0
     packed["targets"][packed["decoder_sequence_ids"] == 0] = 0
-    comparison = compare_outputs(checkpoint, tmp_path / "model", packed, atol=ATOL)
-    assert comparison.status == "match", comparison.first_divergence
+    reference = reference_trace(checkpoint, packed)
+    assert_port_matches(reference, tmp_path / "model", atol=ATOL, checkpoint=checkpoint)
 
     unpacked = {name: packed[name] for name in ("inputs", "targets")}
-    reference = run_reference(checkpoint, unpacked)
-    assert np.abs(reference["logits"] - run_reference(checkpoint, packed)["logits"]).max() > 0.01
+    other = reference_trace(checkpoint, unpacked)
+    assert np.abs(other["logits"] - reference["logits"]).max() > 0.01
 
 
 def test_the_original_is_rebuilt_when_its_config_is_lost(
