@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from porting.diagnose.engine import Candidate
     from porting.generation.decoding import Decoding
+    from porting.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ class Port:
         fit_inputs: cuts and completes ids so that the model of a config can read them; ids that it can read
             stay as they are.
         loss: which of the outputs of `run` the gradients are taken of.
+        tokenizer: how text becomes ids; None where that is nobody's business, or nobody has said how.
     """
 
     name: str
@@ -99,6 +101,7 @@ class Port:
     revealing_inputs: Callable[[Any], Iterator[tuple[str, Inputs]]] | None = None
     fit_inputs: Callable[[Any, Inputs], Inputs] = field(default=lambda _config, inputs: inputs)
     loss: str = "loss"
+    tokenizer: Tokenizer | None = None
 
     def check_inputs(self, config: Any, inputs: Inputs) -> None:
         """Raise InputError unless the model of this config can be run on these inputs."""
@@ -107,30 +110,58 @@ class Port:
 
 
 @lru_cache(maxsize=1)
+def _load_ports() -> tuple[dict[str, Port], dict[str, str]]:
+    """Ports by name, and why others cannot be used: one that is half finished must not break the rest."""
+    ports, reasons = {}, {}
+    for point in entry_points(group="porting.ports"):
+        try:
+            port = point.load()
+        except (Exception, SystemExit) as error:
+            reasons[point.name] = f"{point.value} cannot be loaded: {type(error).__name__}: {error}"
+            continue
+        if isinstance(port, Port):
+            ports[point.name] = port
+        else:
+            reasons[point.name] = f"{point.value} is not a Port, but a {type(port).__name__}"
+    return ports, reasons
+
+
 def installed_ports() -> dict[str, Port]:
-    """Every port that an installed package names in the entry point group `porting.ports`."""
-    return {point.name: point.load() for point in entry_points(group="porting.ports")}
+    """Every port that an installed package names in the entry point group `porting.ports`, and that loads."""
+    return dict(_load_ports()[0])
+
+
+# Ports that failed when they were asked whether they know a checkpoint.
+_failed_to_recognise: dict[str, str] = {}
+
+
+def unusable_ports() -> dict[str, str]:
+    """Ports that were left out so far, and why: they cannot be loaded, or could not be asked."""
+    return {**_failed_to_recognise, **_load_ports()[1]}
 
 
 def port_named(name: str) -> Port:
     """The port of that name. Raises ConfigError that lists those there are."""
-    ports = installed_ports()
-    if name not in ports:
-        raise ConfigError(
-            f"There is no port named {name!r}; installed: {', '.join(sorted(ports)) or 'none'}."
-        )
-    return ports[name]
+    ports, reasons = _load_ports()
+    if name in ports:
+        return ports[name]
+    if name in reasons:
+        raise ConfigError(f"The port {name!r} cannot be used: {reasons[name]}")
+    raise ConfigError(f"There is no port named {name!r}; installed: {_names()}.")
 
 
 def port_for_variables(shapes: Mapping[str, Shape]) -> Port:
     """The port whose architecture these variables are. Raises ConfigError if none knows them."""
-    for port in installed_ports().values():
-        if port.recognises(shapes):
-            return port
+    for name, port in installed_ports().items():
+        try:
+            if port.recognises(shapes):
+                return port
+        except Exception as error:
+            _failed_to_recognise[name] = f"recognises failed: {type(error).__name__}: {error}"
     shown = ", ".join(list(shapes)[:5])
     raise ConfigError(
         f"No installed port recognises this checkpoint ({len(shapes)} variables: {shown}, ...).",
-        remedy=f"Installed ports: {', '.join(sorted(installed_ports())) or 'none'}.",
+        remedy=f"Installed ports: {_names()}.",
     )
 
 
@@ -141,5 +172,15 @@ def port_for_model_type(model_type: str) -> Port:
             return port
     known = sorted(kind for port in installed_ports().values() for kind in port.model_types)
     raise ConfigError(
-        f"No installed port builds model_type {model_type!r}.", remedy=f"Known: {', '.join(known) or 'none'}."
+        f"No installed port builds model_type {model_type!r}.",
+        remedy=f"Known: {', '.join(known) or 'none'}.{_left_out()}",
     )
+
+
+def _names() -> str:
+    return (", ".join(sorted(installed_ports())) or "none") + _left_out()
+
+
+def _left_out() -> str:
+    names = sorted(unusable_ports())
+    return f"; left out, because they cannot be used: {', '.join(names)}" if names else ""

@@ -66,3 +66,12 @@ def reporting_errors(output: Output, debug: bool) -> Iterator[None]:
             )
         )
         sys.exit(EXIT_UNTRUSTED)
+    finally:
+        _hint_at_unusable_ports(output)
+
+
+def _hint_at_unusable_ports(output: Output) -> None:
+    """Ports that were left out, once they have been looked for."""
+    discovery = sys.modules.get("porting.port")
+    for name, reason in discovery.unusable_ports().items() if discovery else ():
+        output.hint(f"The port {name} was left out: {reason}")

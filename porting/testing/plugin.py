@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from porting.testing import session as sessions
 from porting.testing.session import Session
 
 if TYPE_CHECKING:
+    from porting.scaffold.steps import PortSteps
     from porting.testing.reference import ReferenceTraces
 
 MARKER = "porting_slow"
@@ -81,6 +83,42 @@ def _cache_directory(config: pytest.Config) -> Path:
     kept = tempfile.TemporaryDirectory(prefix="porting-cache-")
     config.add_cleanup(kept.cleanup)
     return Path(kept.name)
+
+
+class StepChecker:
+    """The steps of one port, for its tests: the next step fails, those behind it are skipped."""
+
+    def __init__(self, steps: PortSteps) -> None:
+        self._steps = steps
+
+    def check(self, name: str) -> None:
+        """Fail if the step is the next to do, with what to do; skip if it waits or does not apply."""
+        __tracebackhide__ = True
+        from porting.errors import PortingError
+
+        try:
+            result = self._steps.result(name)
+        except PortingError as error:  # the port is not installed, or port.toml cannot be read
+            pytest.fail(str(error), pytrace=False)
+        if result.status == "next":
+            pytest.fail(result.message, pytrace=False)
+        if result.status != "done":
+            pytest.skip(f"{name}: {result.message}")
+
+
+@pytest.fixture(scope="session")
+def port_steps(request: pytest.FixtureRequest) -> Callable[[str], StepChecker]:
+    """`port_steps("NAME").check("config")`: the steps of a port that `new-port` began."""
+    checkers: dict[str, StepChecker] = {}
+
+    def checker(name: str) -> StepChecker:
+        from porting.scaffold.steps import PortSteps
+
+        if name not in checkers:
+            checkers[name] = StepChecker(PortSteps(name, request.config.stash[_SESSION].cache))
+        return checkers[name]
+
+    return checker
 
 
 @pytest.fixture(scope="session")

@@ -49,6 +49,11 @@ def source_files(*modules: str) -> dict[str, Path]:
     return found
 
 
+def module_file(name: str) -> Path | None:
+    """The file of a module, found without importing anything; None if there is none."""
+    return _file_of(name, {name.partition(".")[0]})
+
+
 def _file_of(name: str, own: set[str]) -> Path | None:
     """The file of a module to follow; None for what is installed, built in, or no module at all."""
     top, *parts = name.split(".")

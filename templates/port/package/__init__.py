@@ -1,0 +1,1 @@
+"""PORT_NAME: a port for the porting workbench. See README.md."""
