@@ -50,10 +50,10 @@ def random_inputs(config: Config, batch: int, length: int, seed: int) -> Inputs:
     )
 
 
-def check_inputs(config: Config, inputs: Inputs) -> None:
-    """Raise InputError unless the model can read these ids."""
+def check_ids(config: Config, inputs: Inputs) -> None:
+    """Raise InputError unless the model can read these ids. Names and shapes have been checked already."""
     raise UnfinishedError(
-        "Raise InputError for ids outside of the vocabulary, and for more than the positions."
+        "inputs.check_range({'inputs': config.vocab_size}), and raise InputError for more than the positions."
     )
 
 
@@ -77,7 +77,9 @@ PORT = Port(
     run=run,
     taps=taps,
     random_inputs=random_inputs,
-    check_inputs=check_inputs,
+    check_ids=check_ids,
+    # If the model is run on other arrays than `inputs` and `targets`:
+    # input_fields=(InputField("input_ids"), InputField("segment_ids", required=False), ...),
     reference="PORT_PACKAGE.reference:run",
     reference_config=reference_config,
     # Once they are written: decoding=DECODING (decoding.py), tokenizer=TOKENIZER (tokenizer.py).
