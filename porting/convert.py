@@ -232,11 +232,7 @@ def _arrays(
     reader: _Reader, entries: Mapping[str, PlanEntry], specs: Sequence[TensorSpec], on_tensor: Progress
 ) -> Iterator[np.ndarray]:
     for spec in specs:
-        entry = entries[spec.name]
-        array = reader.read(entry.sources[0])
-        for op in entry.ops:
-            array = op.apply(array)
-        yield _cast(spec, array)
+        yield _cast(spec, entries[spec.name].make(reader.read))
         on_tensor(spec.name, spec.nbytes)
 
 

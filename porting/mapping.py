@@ -17,10 +17,12 @@ import difflib
 import heapq
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any
+
+import numpy as np
 
 from porting.errors import MappingError, Problem
 from porting.ops import Op, Part
@@ -42,12 +44,17 @@ class Rule:
         ops: applied in order.
         parts: a number above 0 takes the variable apart along its first axis, before the ops, into so many
             parameters: `{part}` in the target.
+        also: further targets, each with its own ops: of a table that is kept twice, of a fused projection.
+        stack: values of the group `stack` in the pattern: the variables that make one parameter, in the order
+            in which they are joined along the first axis, after the ops.
     """
 
     pattern: str
     target: str
     ops: tuple[Op, ...] = ()
     parts: int = 0
+    also: tuple[tuple[str, tuple[Op, ...]], ...] = ()
+    stack: tuple[str, ...] = ()
 
     @cached_property
     def regex(self) -> re.Pattern[str]:
@@ -58,20 +65,21 @@ class Rule:
         """The targets of one matched source name, each with the ops that make it."""
         groups = match.groupdict()
         if not self.parts:
-            return [(self._named(groups), self.ops)]
+            every = ((self.target, self.ops), *self.also)
+            return [(self._named(groups, target), ops) for target, ops in every]
         return [
-            (self._named({**groups, "part": str(i)}), (Part(i, self.parts), *self.ops))
+            (self._named({**groups, "part": str(i)}, self.target), (Part(i, self.parts), *self.ops))
             for i in range(self.parts)
         ]
 
-    def _named(self, groups: Mapping[str, str]) -> str:
+    def _named(self, groups: Mapping[str, str], target: str) -> str:
         def value(match: re.Match[str]) -> str:
             text = groups[match["name"]]
             if not text.isdigit():
                 return text
             return str(int(text) * int(match["times"] or 1) + int(match["plus"] or 0))
 
-        return _PLACEHOLDER.sub(value, self.target)
+        return _PLACEHOLDER.sub(value, target)
 
 
 @dataclass(frozen=True)
@@ -89,13 +97,26 @@ class Drop:
 
 @dataclass(frozen=True)
 class PlanEntry:
-    """One target parameter and what it is made from."""
+    """One target parameter and what it is made from.
+
+    Several sources are joined along the first axis, each after the ops.
+    """
 
     sources: tuple[str, ...]
     target: str
     ops: tuple[Op, ...]
     source_shapes: tuple[Shape, ...]
     target_shape: Shape
+
+    def make(self, read: Callable[[str], np.ndarray]) -> np.ndarray:
+        """The parameter's values, from those of its sources."""
+        arrays = []
+        for name in self.sources:
+            array = read(name)
+            for op in self.ops:
+                array = op.apply(array)
+            arrays.append(array)
+        return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
     def to_json(self) -> dict[str, Any]:
         """The entry as `convert-checkpoint --format json` prints it."""
@@ -138,6 +159,8 @@ def make_plan(
             every shape that does not fit.
     """
     claims: dict[str, list[tuple[str, tuple[Op, ...]]]] = defaultdict(list)
+    stacks: dict[str, dict[str, str]] = defaultdict(dict)  # target -> value of the group -> variable
+    orders: dict[str, tuple[str, ...]] = {}
     ignored: dict[str, list[str]] = defaultdict(list)
     problems: list[Problem] = []
     unclaimed: list[str] = []
@@ -156,6 +179,9 @@ def make_plan(
             else:
                 for target, ops in rule.targets_for(match):
                     claims[target].append((name, ops))
+                    if rule.stack:
+                        stacks[target][match["stack"]] = name
+                        orders[target] = rule.stack
 
     unfilled = [target for target in target_shapes if target not in claims]
     problems += _unclaimed_problems(unclaimed, source_shapes, rules)
@@ -164,11 +190,17 @@ def make_plan(
         names = [name for name, _ in claimants]
         if target not in target_shapes:
             problems += [_homeless(name, target, unfilled) for name in names]
-        elif len(claimants) > 1:
+        elif target in orders and {*stacks[target]} != {*orders[target]}:
+            problems.append(Problem(target, f"one each of {', '.join(orders[target])}", ", ".join(names)))
+        elif len(claimants) > len(orders.get(target, ("one",))):
             problems.append(Problem(target, "one source variable", f"{len(names)}: {', '.join(names)}"))
         else:
-            (name, ops), found = claimants[0], source_shapes[claimants[0][0]]
-            entry = PlanEntry((name,), target, ops, (found,), target_shapes[target])
+            ops = claimants[0][1]
+            sources = (
+                tuple(stacks[target][part] for part in orders[target]) if target in orders else (*names,)
+            )
+            found = tuple(source_shapes[name] for name in sources)
+            entry = PlanEntry(sources, target, ops, found, target_shapes[target])
             problem = _shape_problem(entry)
             if problem:
                 problems.append(problem)
@@ -190,12 +222,16 @@ def make_plan(
 
 
 def _shape_problem(entry: PlanEntry) -> Problem | None:
-    shape = entry.source_shapes[0]
-    try:
-        for op in entry.ops:
-            shape = op.output_shape(shape)
-    except ValueError as error:
-        return Problem(entry.sources[0], f"a shape that fits {entry.target}", f"{error}")
+    shapes = []
+    for name, shape in zip(entry.sources, entry.source_shapes, strict=True):
+        try:
+            for op in entry.ops:
+                shape = op.output_shape(shape)
+        except ValueError as error:
+            return Problem(name, f"a shape that fits {entry.target}", f"{error}")
+        shapes.append(shape)
+    if len(shapes) > 1 and len({shape[1:] for shape in shapes}) == 1 and all(shapes):
+        shape = (sum(part[0] for part in shapes), *shapes[0][1:])
     if shape == entry.target_shape:
         return None
     ops = " then ".join(str(op) for op in entry.ops) or "copied as it is"

@@ -110,3 +110,36 @@ class Part:
 
     def __str__(self) -> str:
         return f"part {self.number} of {self.count}"
+
+
+@dataclass(frozen=True)
+class Split:
+    """One of `count` equal slices along `axis`, which stays: the query of a fused [d_model, 3*d_model].
+
+    Example: Split(1, 0, 3).output_shape((512, 1536)) == (512, 512)
+    """
+
+    axis: int
+    number: int
+    count: int
+
+    def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """(..., count*n, ...) -> (..., n, ...)."""
+        if self.axis >= len(shape) or shape[self.axis] % self.count:
+            raise ValueError(
+                f"splitting needs {self.count} equal parts on axis {self.axis}, not shape {shape}"
+            )
+        return (*shape[: self.axis], shape[self.axis] // self.count, *shape[self.axis + 1 :])
+
+    def apply(self, array: np.ndarray) -> np.ndarray:
+        """A view of the slice."""
+        self.output_shape(array.shape)
+        part: np.ndarray = np.split(array, self.count, axis=self.axis)[self.number]
+        return part
+
+    def inverse(self, shape: tuple[int, ...]) -> Op:
+        """There is none: the other slices are needed too."""
+        raise ValueError(f"one slice of {shape} does not give the whole")
+
+    def __str__(self) -> str:
+        return f"slice {self.number} of {self.count} on axis {self.axis}"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from porting.errors import MappingError, Problem
 from porting.mapping import Drop, Plan, Rule, Shape, make_plan
-from porting.ops import Part, Transpose
+from porting.ops import Part, Split, Transpose
 
 RULES = [
     Rule(r"shared/embedding", "shared.weight"),
@@ -307,3 +308,42 @@ def test_a_number_that_no_block_gives_has_no_variable_to_name(target: str) -> No
     rules = [*PAIRS[1:], Rule(r"block_(?P<i>\d+)/third", "block.{i*3}.weight")]
     problem = problems(rules=rules, sources={}, targets={target: (4,)})[target]
     assert problem.expected == "a rule that fills it"
+
+
+QKV = Rule(
+    r"layer_(?P<i>\d+)/(?P<stack>query|key|value)/kernel",
+    "layers.{i}.in_proj_weight",
+    (Transpose(),),
+    stack=("query", "key", "value"),
+)
+
+
+def test_several_variables_make_one_parameter_in_the_order_of_the_rule() -> None:
+    # The checkpoint lists them in another order, as checkpoints do: by the alphabet.
+    sources = {f"layer_0/{name}/kernel": (4, 6) for name in ("key", "query", "value")}
+    entry = make_plan([QKV], sources, {"layers.0.in_proj_weight": (18, 4)}).entries[0]
+    assert entry.sources == tuple(f"layer_0/{name}/kernel" for name in QKV.stack)
+    values = {name: np.full((4, 6), i) for i, name in enumerate(entry.sources)}
+    assert entry.make(values.__getitem__)[:, 0].tolist() == [0] * 6 + [1] * 6 + [2] * 6
+
+
+def test_a_variable_missing_from_a_stack_is_a_problem() -> None:
+    sources = {f"layer_0/{name}/kernel": (4, 6) for name in ("key", "query")}
+    with pytest.raises(MappingError) as caught:
+        make_plan([QKV], sources, {"layers.0.in_proj_weight": (18, 4)})
+    assert [p.expected for p in caught.value.problems] == ["one each of query, key, value"]
+
+
+def test_a_stack_of_another_size_is_a_problem() -> None:
+    sources = {f"layer_0/{name}/kernel": (4, 6) for name in ("key", "query", "value")}
+    with pytest.raises(MappingError, match=r"shape \(17, 4\)"):
+        make_plan([QKV], sources, {"layers.0.in_proj_weight": (17, 4)})
+
+
+def test_one_variable_fills_several_parameters_each_with_ops_of_its_own() -> None:
+    halves = tuple((Split(1, number, 2), Transpose()) for number in range(2))
+    rule = Rule(r"h(?P<i>\d+)/kv/w", "h.{i}.k.weight", halves[0], also=(("h.{i}.v.weight", halves[1]),))
+    plan = make_plan([rule], {"h0/kv/w": (4, 6)}, {"h.0.k.weight": (3, 4), "h.0.v.weight": (3, 4)})
+    values = np.arange(24).reshape(4, 6)
+    k, v = (entry.make(lambda _name: values) for entry in plan.entries)
+    assert np.array_equal(np.concatenate([k, v]).T, values)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from porting.ops import Part, Reshape, Transpose
+from porting.ops import Part, Reshape, Split, Transpose
 
 
 def test_transpose_exchanges_the_axes_and_the_elements() -> None:
@@ -104,3 +104,19 @@ def test_one_part_does_not_give_the_whole_back() -> None:
 
 def test_a_part_says_which_one_it_is() -> None:
     assert str(Part(2, 7)) == "part 2 of 7"
+
+
+def test_splitting_takes_a_slice_and_keeps_the_axis() -> None:
+    array = np.arange(24).reshape(2, 12)
+    parts = [Split(1, number, 3).apply(array) for number in range(3)]
+    assert all(part.shape == Split(1, 0, 3).output_shape(array.shape) == (2, 4) for part in parts)
+    assert np.array_equal(np.concatenate(parts, axis=1), array)
+    assert str(Split(1, 2, 3)) == "slice 2 of 3 on axis 1"
+
+
+@pytest.mark.parametrize("op", [Split(1, 0, 5), Split(2, 0, 2)])
+def test_splitting_asserts_equal_parts(op: Split) -> None:
+    with pytest.raises(ValueError, match=r"equal parts on axis \d, not shape \(2, 12\)"):
+        op.output_shape((2, 12))
+    with pytest.raises(ValueError, match="other slices"):
+        op.inverse((2, 10))

@@ -98,9 +98,7 @@ def _right_weights(port: Port, reference: Trace, checkpoint: Checkpoint | None) 
         entry = entries.get(name)
         if entry is None:
             return None
-        array = source.tensors[entry.sources[0]].read()
-        for op in entry.ops:
-            array = op.apply(array)
+        array = entry.make(lambda variable: source.tensors[variable].read())
         return torch.from_numpy(array.astype("float32"))
 
     return read
