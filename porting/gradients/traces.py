@@ -14,19 +14,18 @@ way as the weights (`map_variables`).
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from porting.errors import InputError
 from porting.mapping import Plan, PlanEntry
-from porting.ops import Op, Part, Reshape, Transpose
+from porting.ops import Part, Reshape, Split, Transpose
 from porting.trace import GRADIENTS, Trace, TraceWriter, read_trace
 
 # These move numbers and change none, so that what they do to a weight they do to its gradient. Another op
 # would have to say what becomes of a gradient.
-_MOVES = (Transpose, Reshape, Part)
+_MOVES = (Transpose, Reshape, Part, Split)
 
 
 def gradients_of(trace: Trace) -> Trace:
@@ -61,15 +60,23 @@ def map_variables(raw: Trace, plan: Plan, path: Path) -> Trace:
     targets: dict[str, list[PlanEntry]] = defaultdict(list)
     for entry in plan.entries:
         if all(isinstance(op, _MOVES) for op in entry.ops):
-            targets[entry.sources[0]].append(entry)
+            for name in entry.sources:
+                targets[name].append(entry)
     variables = set(raw.metadata["variables"])
     without = set(raw.metadata["without_gradient"])
     parameters: list[str] = []
     without_gradient: list[str] = []
+    stacked: dict[str, dict[str, np.ndarray]] = defaultdict(dict)  # parameter -> gradients of its variables
     writer = TraceWriter(path, raw.inputs)
     for tensor, values in raw.items():
         if tensor.name in variables and tensor.name in targets:
-            written = [(entry.target, *_parameter(values, entry.ops)) for entry in targets[tensor.name]]
+            written = []
+            for entry in targets[tensor.name]:
+                held = stacked[entry.target]
+                held[tensor.name] = values
+                if len(held) == len(entry.sources):
+                    array = entry.make(stacked.pop(entry.target).__getitem__)
+                    written.append((entry.target, array, parameter_dims(array.ndim)))
             parameters += [name for name, _, _ in written]
         else:
             written = [(tensor.name, values, tensor.dims)]
@@ -79,12 +86,6 @@ def map_variables(raw: Trace, plan: Plan, path: Path) -> Trace:
                 without_gradient.append(name)
     metadata = {key: value for key, value in raw.metadata.items() if key != "variables"}
     return writer.close({**metadata, "parameters": parameters, "without_gradient": without_gradient})
-
-
-def _parameter(values: np.ndarray, ops: Sequence[Op]) -> tuple[np.ndarray, tuple[str, ...]]:
-    for op in ops:
-        values = op.apply(values)
-    return values, parameter_dims(values.ndim)
 
 
 def parameter_dims(rank: int) -> tuple[str, ...]:

@@ -136,3 +136,17 @@ def test_a_damaged_index_of_gradients_is_said(raw: Trace, tmp_path: Path) -> Non
     (forward.path / GRADIENTS / "trace.json").write_text(json.dumps({"schema_version": 1}))
     with pytest.raises(InputError, match="not the index of a trace"):
         gradients_of(forward)
+
+
+def test_gradients_of_stacked_variables_are_stacked_too(tmp_path: Path) -> None:
+    values = {name: GENERATOR.standard_normal((4, 6)).astype(np.float32) for name in ("a/k", "a/q", "a/v")}
+    writer = TraceWriter(tmp_path / "raw", INPUTS)
+    for name, array in values.items():
+        writer.add(name, array, ("in", "out"))
+    raw = writer.close({"variables": list(values), "without_gradient": [], "deterministic": True})
+    rule = Rule("a/(?P<stack>q|k|v)", "a.in_proj_weight", (Transpose(),), stack=("q", "k", "v"))
+    plan = make_plan([rule], {name: (4, 6) for name in values}, {"a.in_proj_weight": (18, 4)})
+    mapped = map_variables(raw, plan, tmp_path / "mapped")
+    expected = np.concatenate([values[name].T for name in ("a/q", "a/k", "a/v")])
+    assert mapped.names() == ["a.in_proj_weight"]
+    np.testing.assert_array_equal(mapped["a.in_proj_weight"], expected)
