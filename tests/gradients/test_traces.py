@@ -145,7 +145,7 @@ def test_gradients_of_stacked_variables_are_stacked_too(tmp_path: Path) -> None:
         writer.add(name, array, ("in", "out"))
     raw = writer.close({"variables": list(values), "without_gradient": [], "deterministic": True})
     rule = Rule("a/(?P<stack>q|k|v)", "a.in_proj_weight", (Transpose(),), stack=("q", "k", "v"))
-    plan = make_plan([rule], {name: (4, 6) for name in values}, {"a.in_proj_weight": (18, 4)})
+    plan = make_plan([rule], dict.fromkeys(values, (4, 6)), {"a.in_proj_weight": (18, 4)})
     mapped = map_variables(raw, plan, tmp_path / "mapped")
     expected = np.concatenate([values[name].T for name in ("a/q", "a/k", "a/v")])
     assert mapped.names() == ["a.in_proj_weight"]
