@@ -126,9 +126,7 @@ class Split:
     def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """(..., count*n, ...) -> (..., n, ...)."""
         if self.axis >= len(shape) or shape[self.axis] % self.count:
-            raise ValueError(
-                f"splitting needs {self.count} equal parts on axis {self.axis}, not shape {shape}"
-            )
+            raise ValueError(f"a split needs {self.count} equal parts on axis {self.axis}, not {shape}")
         return (*shape[: self.axis], shape[self.axis] // self.count, *shape[self.axis + 1 :])
 
     def apply(self, array: np.ndarray) -> np.ndarray:

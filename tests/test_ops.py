@@ -116,7 +116,7 @@ def test_splitting_takes_a_slice_and_keeps_the_axis() -> None:
 
 @pytest.mark.parametrize("op", [Split(1, 0, 5), Split(2, 0, 2)])
 def test_splitting_asserts_equal_parts(op: Split) -> None:
-    with pytest.raises(ValueError, match=r"equal parts on axis \d, not \(2, 1.\)"):
+    with pytest.raises(ValueError, match=r"a split needs \d equal parts on axis \d, not \(2, 12\)"):
         op.output_shape((2, 12))
     with pytest.raises(ValueError, match="does not give the whole"):
         op.inverse((2, 12))
