@@ -51,10 +51,10 @@ def leftovers(left: Sequence[Item], others: Sequence[Item], taken: Collection[st
             candidates = []
             for other in theirs:
                 score = similarity.of(family, other, len(shapes[name]))
-                if score <= 0:
-                    continue
                 best = other.members.get(numbers, next(iter(other.members.values())))
                 free, fits = best not in taken, sizes[best] == sizes[name]
+                if score <= 0 and not fits:
+                    continue
                 candidates.append((free + fits, score, best))
             candidates.sort(key=lambda c: (-c[0] - 2 * c[1], c[2]))
             shown = [(best, shapes[best], score, best in taken) for _, score, best in candidates[:_SHOWN]]

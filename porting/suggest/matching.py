@@ -27,12 +27,14 @@ LEAST_SCORE = 0.25
 # Leads over the next best that are small, and none at all.
 _LEAD, _TIE = 0.08, 0.02
 # Confidence is at most so much where ...
+_NO_VALUES = 0.95  # ... no values were compared
 _NAMES_FOREIGN = 0.6  # ... only the shape speaks for a pair
 _SQUARE_VOTED = 0.75  # ... the shapes leave it open, and others like it agree
 _SQUARE = 0.5  # ... and nothing else says either
 _ORDER_OF_QKV = 0.7  # ... q, k, v are assumed in this order
 _CLOSE_RIVAL, _EQUAL_RIVAL = 0.85, 0.5  # ... another is nearly, or just, as likely
 _OTHER_VALUES = 0.3  # ... the values are others, and other tensors' are the same
+_LINEAR = "Linear"
 EXACT, CLOSE = 0.99, 0.97
 
 
@@ -118,6 +120,7 @@ def match(sources: Sequence[Item], targets: Sequence[Item], contents: Contents |
                 rival_name = targets[pair[1]].name if pair[0] == s else sources[pair[0]].name
         way, doubt, limit = _way(ways[s, t], votes, targets[t].owner)
         confidence, reasons = _judged(link, way, lead, rival_name, alone)
+        confidence = min(confidence, _NO_VALUES)
         if doubt:
             confidence, reasons = min(confidence, limit), [*reasons, doubt]
         if len(sources[s].members) != len(targets[t].members):
@@ -190,9 +193,10 @@ def _way(found: list[Way], votes: Mapping[str, Counter[bool]], owner: str) -> tu
     """The likeliest way, why it is in doubt ("" if it is not), and how sure it can be at most."""
     if len(found) == 1 and not found[0].doubt:
         return found[0], "", 1.0
+    owner = _LINEAR if owner == "MultiheadAttention" else owner  # its in_proj_weight is three of them
     votes_here = votes.get(owner, Counter())
     # TensorFlow's kernels are [in, out], nn.Linear's weights [out, in]; tables are alike.
-    transposed = votes_here[True] > votes_here[False] if votes_here else owner == "Linear"
+    transposed = votes_here[True] > votes_here[False] if votes_here else owner == _LINEAR
     way = next((way for way in found if way.transposes == transposed), found[0])
     agreed = votes_here[transposed]
     what = "transposed" if transposed else "as it is"

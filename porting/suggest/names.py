@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 # A number that counts something: not the 1 of `conv1d`, and not inside of another number.
 _NUMBER = re.compile(r"(?<!\d)\d+(?![A-Za-z0-9])")
@@ -173,6 +173,7 @@ class Family:
         words, kind: of each of them.
         members: numbers -> name.
         around: words of the names beside them, in the same scopes.
+        implied: words that go without saying: a table in an nn.Embedding need not be called one.
     """
 
     pattern: str
@@ -180,6 +181,7 @@ class Family:
     kind: str
     members: dict[tuple[int, ...], str]
     around: frozenset[str]
+    implied: frozenset[str] = frozenset()
 
 
 def families(names: Mapping[str, str]) -> list[Family]:
@@ -188,7 +190,7 @@ def families(names: Mapping[str, str]) -> list[Family]:
     Args:
         names: name -> class of the module that holds it, which says what the name may leave out; or "".
     """
-    parsed = [_completed(parse(name), owner) for name, owner in names.items()]
+    parsed = [parse(name) for name in names]
     # The norm of a layer often says nothing of the layer; what lies beside it does.
     beside: dict[str, set[str]] = defaultdict(set)
     for name in parsed:
@@ -210,11 +212,11 @@ def families(names: Mapping[str, str]) -> list[Family]:
                 for name in members
                 for word in beside.get("/".join(re.split(r"[/.]", name.text)[:-2]), ())
             ),
+            _implied(names[members[0].text]),
         )
         for pattern, members in grouped.items()
     ]
 
 
-def _completed(name: Name, owner: str) -> Name:
-    word = "embedding" if owner == "Embedding" else "norm" if "Norm" in owner else ""
-    return name if not word or word in name.words else replace(name, words=(*name.words, word))
+def _implied(owner: str) -> frozenset[str]:
+    return frozenset(["embedding"] if owner == "Embedding" else ["norm"] if "Norm" in owner else [])

@@ -36,6 +36,7 @@ class Side:
         owners: of parameters: the class of the module that holds each, such as "Linear".
         read: values by name; None where there are none.
         unreadable: names whose values are no numbers.
+        tied: of parameters: further name -> the name under which the parameter is listed.
     """
 
     shapes: Mapping[str, Shape]
@@ -43,6 +44,7 @@ class Side:
     owners: Mapping[str, str] = field(default_factory=dict)
     read: Read | None = None
     unreadable: frozenset[str] = frozenset()
+    tied: Mapping[str, str] = field(default_factory=dict)
 
 
 def variables(checkpoint: Checkpoint) -> Side:
@@ -76,11 +78,14 @@ def parameters(module: torch.nn.Module, weights: str | Path | None = None) -> Si
             owners.setdefault(name, kind)
     found = dict(module.named_parameters())
     shapes = {name: tuple(parameter.shape) for name, parameter in found.items()}
-    if weights is None:
-        return Side(shapes, owners=owners)
     names: dict[int, list[str]] = {}
     for name, parameter in module.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)
+    tied = {
+        alias: name for name, parameter in found.items() for alias in names[id(parameter)] if alias != name
+    }
+    if weights is None:
+        return Side(shapes, owners=owners, tied=tied)
     files = _stored(Path(weights))
     # Of a parameter with several names, the file keeps one.
     where = {
@@ -107,7 +112,7 @@ def parameters(module: torch.nn.Module, weights: str | Path | None = None) -> Si
         array: npt.NDArray[Any] = tensor.to(torch.float32).numpy()
         return array
 
-    return Side(shapes, {name: files[where[name]][2] for name in shapes}, owners, read)
+    return Side(shapes, {name: files[where[name]][2] for name in shapes}, owners, read, tied=tied)
 
 
 def _stored(path: Path) -> dict[str, tuple[Path, Shape, str]]:

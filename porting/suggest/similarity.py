@@ -52,11 +52,13 @@ class Similarity:
                 matched, total = matched + _ABBREVIATION * pair, total + pair
                 left.remove(word)
                 right.remove(partner)
-        for side, words, around in ((0, left, target.around), (1, right, source.around)):
+        for side, words, other in ((0, left, target), (1, right, source)):
             for word in words:
                 weight = self._weight(side, word)
                 total += weight
-                if word in around:
+                if word in other.implied:
+                    matched += weight
+                elif word in other.around:
                     matched += _AROUND * weight
         if not total:
             return 0.0

@@ -16,6 +16,7 @@ from porting.suggest.generalise import SuggestedRule, generalise
 from porting.suggest.items import Item, is_fused, items
 from porting.suggest.leftovers import Leftover, leftovers
 from porting.suggest.matching import match
+from porting.suggest.merging import merged
 from porting.suggest.sides import Side, build_module, parameters, variables
 from porting.suggest.tied import with_tied
 
@@ -158,9 +159,12 @@ def suggest(ours: Side, theirs: Side, on_stage: Callable[[str], None] = lambda _
     matches = match(sources, targets, contents)
     order = {name: i for i, name in enumerate(wanted)}
     matches.sort(key=lambda found: order[found.target.members[0]])
-    rules = with_tied(generalise(matches, ours.shapes), sources, targets, contents)
+    rules = merged(with_tied(generalise(matches, ours.shapes), sources, targets, contents), ours.shapes)
     claimed = {name for found in rules for name in found.sources}
     filled = {name for found in rules for name in found.targets}
+    notes += [
+        f"In the module {alias} is the same parameter as {name}." for alias, name in theirs.tied.items()
+    ]
     left, right = _singles(ours, names), _singles(theirs, wanted)
     return Suggestion(
         tuple(rules),
