@@ -30,6 +30,12 @@ class SuggestedDrop:
     reasons: tuple[str, ...]
 
 
+def orphans(side: Side) -> frozenset[str]:
+    """Names of slots whose variable is not there: no weights, and nobody knows whose they were."""
+    found = ((name, slot) for name in side.shapes if (slot := _SLOTS.search(name)))
+    return frozenset(name for name, slot in found if name[: slot.start()] not in side.shapes)
+
+
 def suggest_drops(side: Side) -> list[SuggestedDrop]:
     """One Drop for each kind of slot, one for counters, one for what cannot be read."""
     slots: dict[str, list[str]] = defaultdict(list)

@@ -55,7 +55,7 @@ def leftovers(left: Sequence[Item], others: Sequence[Item], taken: Collection[st
                 free, fits = best not in taken, sizes[best] == sizes[name]
                 if score <= 0 and not fits:
                     continue
-                candidates.append((free + fits, score, best))
+                candidates.append((free + 2 * fits, score, best))
             candidates.sort(key=lambda c: (-c[0] - 2 * c[1], c[2]))
             shown = [(best, shapes[best], score, best in taken) for _, score, best in candidates[:_SHOWN]]
             found[name] = Leftover(name, shapes[name], tuple(shown))

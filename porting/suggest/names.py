@@ -10,6 +10,7 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import groupby
 
 # A number that counts something: not the 1 of `conv1d`, and not inside of another number.
 _NUMBER = re.compile(r"(?<!\d)\d+(?![A-Za-z0-9])")
@@ -66,6 +67,9 @@ _PHRASES = {
     ("c", "fc"): ("input",),
     ("c", "proj"): ("output",),
     ("c", "attn"): ("attention", "qkv"),
+    ("q", "proj"): ("q",),
+    ("k", "proj"): ("k",),
+    ("v", "proj"): ("v",),
     ("in", "proj"): ("qkv",),
     ("query", "key", "value"): ("qkv",),
     ("q", "k", "v"): ("qkv",),
@@ -139,7 +143,7 @@ def parse(text: str) -> Name:
         scopes = scopes[:-1]
     elif kind == WEIGHT and len(leaf) >= 1 and scopes[-1]:
         scopes = [*scopes[:-1], "_".join(leaf)]
-    words = [word for scope in scopes for word in _words(scope)]
+    words = [word for word, _ in groupby(word for scope in scopes for word in _words(scope))]
     return Name(text, pattern, tuple(map(int, digits)), digits, tuple(words), kind)
 
 

@@ -11,7 +11,7 @@ from porting.checkpoint import Checkpoint, open_checkpoint
 from porting.errors import MappingError
 from porting.mapping import Drop, Plan, Rule, Shape, make_plan
 from porting.suggest.content import Contents
-from porting.suggest.drops import SuggestedDrop, suggest_drops
+from porting.suggest.drops import SuggestedDrop, orphans, suggest_drops
 from porting.suggest.generalise import SuggestedRule, generalise
 from porting.suggest.items import Item, is_fused, items
 from porting.suggest.leftovers import Leftover, leftovers
@@ -143,7 +143,8 @@ def suggest(ours: Side, theirs: Side, on_stage: Callable[[str], None] = lambda _
     dropped = {name for drop in drops for name in drop.names}
     names = [name for name in ours.shapes if name not in dropped]
     wanted = [*theirs.shapes]
-    sources = items(ours, names, is_fused(wanted))
+    lost = orphans(ours)
+    sources = items(ours, [name for name in names if name not in lost], is_fused(wanted))
     targets = items(theirs, wanted, is_fused(names))
     notes: list[str] = []
     contents = None
