@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from porting.errors import Problem, ReferenceRunError
+from porting.module_output import module_output
 from porting.tap import Tap
 
 
@@ -91,3 +92,41 @@ def known_taps(
         )
     there = [tap for tap in taps if tap.original in known]
     return there, [tap.name for tap in taps if tap.original not in known]
+
+
+def heard_taps(
+    taps: Sequence[OriginalTap],
+    heard: Collection[str],
+    outputs: Collection[str],
+    modules: Collection[str],
+) -> tuple[list[OriginalTap], list[str]]:
+    """The taps that were heard, in that order, and the names of optional ones that were not.
+
+    For originals made of modules (layers), which are named as in `porting.module_output`.
+
+    Args:
+        taps: what is to be tapped.
+        heard: the original's names of what was heard, in order.
+        outputs: names of the outputs of the whole model.
+        modules: paths of all modules.
+
+    Raises:
+        ReferenceRunError: there is no such module or output, or it gave no such tensor; all of them.
+    """
+    silent = [tap for tap in taps if tap.original not in heard and not tap.optional]
+    problems = [
+        Problem(tap.name, f"a tensor from {tap.original}", "a module that gave none in this run")
+        for tap in silent
+        if module_output(tap.original, modules) is not None
+    ]
+    if problems:
+        raise ReferenceRunError(
+            "Modules were tapped that are not called (so often), or return no such tensor.",
+            problems=problems,
+            remedy="Correct the taps in the port's reference.py, or mark them optional.",
+        )
+    # A wrong name is answered with all the modules and outputs that there are.
+    known = dict.fromkeys([*heard, *outputs, *(modules if silent else ())])
+    there, absent = known_taps(taps, known, "module or output")
+    order = {name: place for place, name in enumerate(heard)}
+    return sorted(there, key=lambda tap: order[tap.original]), absent

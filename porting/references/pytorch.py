@@ -44,14 +44,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 
 from porting.capture import modules_by_path, plain_path, run_tapped, to_numpy
 from porting.checkpoint import open_checkpoint
+from porting.checkpoint.safetensors_file import FORMAT as SAFETENSORS
 from porting.errors import InputError, Problem, ReferenceRunError
 from porting.gradients.capture import Taken, take_gradients
 from porting.inputs import Inputs
 from porting.module_output import module_output
-from porting.references.original_tap import OriginalTap, known_taps
+from porting.references.original_tap import OriginalTap, heard_taps
 from porting.references.serve import (
     Answer,
     Reference,
@@ -148,8 +150,11 @@ def load_weights(
 def read_state(checkpoint: Path) -> dict[str, torch.Tensor]:
     """The tensors of a checkpoint by name; see `load_weights`."""
     if checkpoint.suffix not in (".pt", ".pth", ".bin"):
-        tensors = open_checkpoint(checkpoint).tensors
-        return {name: _tensor(tensor.read()) for name, tensor in tensors.items() if tensor.readable}
+        opened = open_checkpoint(checkpoint)
+        if opened.format == SAFETENSORS:  # by their own library: a reference rests on no reader of ours
+            shards = [load_file(file) for file in opened.files if file.suffix == ".safetensors"]
+            return {name: tensor for shard in shards for name, tensor in shard.items()}
+        return {name: _tensor(each.read()) for name, each in opened.tensors.items() if each.readable}
     try:
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever unpickling stumbles over
@@ -193,7 +198,8 @@ class _Original:
         with _deterministic():
             heard, outputs = self._run(inputs)
             again, _ = self._run(inputs)
-            there, absent = self._there(heard, outputs)
+            modules = modules_by_path(self._built.module)
+            there, absent = heard_taps(self._built.taps, heard, outputs, modules)
             gradients = self._gradients(inputs, there) if backward else None
         deterministic = [*heard] == [*again] and same_values([*heard.values()], [*again.values()])
         return Answer(
@@ -221,28 +227,6 @@ class _Original:
         return {name: heard[name] for name in sorted(heard, key=lambda name: last.get(name, -1))}, list(
             outputs
         )
-
-    def _there(
-        self, heard: Mapping[str, np.ndarray], outputs: Sequence[str]
-    ) -> tuple[list[OriginalTap], list[str]]:
-        modules = modules_by_path(self._built.module)
-        silent = [tap for tap in self._built.taps if tap.original not in heard and not tap.optional]
-        problems = [
-            Problem(tap.name, f"a tensor from {tap.original}", "a module that gave none in this run")
-            for tap in silent
-            if module_output(tap.original, modules) is not None
-        ]
-        if problems:
-            raise ReferenceRunError(
-                "Modules were tapped that are not called (so often), or return no such tensor.",
-                problems=problems,
-                remedy="Correct the taps in the port's reference.py, or mark them optional.",
-            )
-        # A wrong name is answered with all the modules and outputs that there are.
-        known = dict.fromkeys([*heard, *outputs, *(modules if silent else ())])
-        there, absent = known_taps(self._built.taps, known, "module or output")
-        order = {name: place for place, name in enumerate(heard)}
-        return sorted(there, key=lambda tap: order[tap.original]), absent
 
     def _gradients(
         self, inputs: Inputs, there: Sequence[OriginalTap]
