@@ -20,8 +20,9 @@ from typing import Any
 
 import numpy as np
 
+from porting.references.serve import not_installed
 from porting.references.tf1_compat import restore_estimator
-from porting.references.tf_session import Weights, import_graph_tensorflow, not_installed
+from porting.references.tf_session import Weights, import_graph_tensorflow
 
 
 @dataclass(frozen=True)

@@ -161,6 +161,15 @@ def _gradient(each: TapGradient | VariableGradient, answer: Answer) -> OriginalG
     )
 
 
+def not_installed(error: ImportError, extra: str) -> ReferenceRunError:
+    """What to do where the original, or what it runs on, cannot be imported."""
+    return ReferenceRunError(
+        f"The original implementation is not installed here ({error}).",
+        remedy=f"Install it with: pip install 'porting[{extra}]'. Converting does not need it; comparing"
+        " does, unless --reference-trace gives an earlier run.",
+    )
+
+
 def versions_of(*packages: str) -> dict[str, str]:
     """Versions of installed packages by name, and Python's; what is not installed is left out."""
     found = {}

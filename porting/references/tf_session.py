@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from porting.errors import Problem, ReferenceRunError
+from porting.references.serve import not_installed
 
 
 def import_tensorflow(extra: str) -> Any:
@@ -40,15 +41,6 @@ def import_graph_tensorflow(extra: str) -> Any:
     tf = import_tensorflow(extra).compat.v1
     tf.disable_v2_behavior()
     return tf
-
-
-def not_installed(error: ImportError, extra: str) -> ReferenceRunError:
-    """What to do where the original, or what it runs on, cannot be imported."""
-    return ReferenceRunError(
-        f"The original implementation is not installed here ({error}).",
-        remedy=f"Install it with: pip install 'porting[{extra}]'. Converting does not need it; comparing"
-        " does, unless --reference-trace gives an earlier run.",
-    )
 
 
 def plain_execution(tf: Any) -> Any:
