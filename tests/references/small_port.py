@@ -31,6 +31,9 @@ class PortedModel(nn.Module):
 SIZES = {"batch": 3}
 PLACES = {
     "net.table": ("table", "batch length width"),
+    "net.block": ("block", "batch length width"),
+    "net.block@1": ("block@1", "batch length width"),
+    "net.block@1:1": ("block@1:1", "batch length width"),
     "net.out": ("out", "(batch length) classes"),
     "loss": ("loss", ""),
 }
@@ -62,7 +65,7 @@ PORT = Port(
     run=run,
     taps=lambda _config: [Tap(name, dims, SIZES) for name, (_, dims) in PLACES.items()],
     random_inputs=lambda _config, batch, length, seed: random_inputs(VOCABULARY, batch, length, seed),
-    check_inputs=lambda _config, inputs: inputs.check_vocabulary(VOCABULARY),
+    check_ids=lambda _config, inputs: inputs.check_range({"inputs": VOCABULARY}),
     reference="tests.references.small_port:run_original",
     reference_config=lambda _config, _names: "",
     model_types=("small",),

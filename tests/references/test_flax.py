@@ -80,6 +80,8 @@ def test_what_modules_return_and_gradients(runner: Runner) -> None:
     wanted = torch.autograd.grad(values["loss"], [*held.values(), values["first"], values["embedded"]])
     for name, gradient in zip([*held, "first", "embedded"], wanted, strict=True):
         np.testing.assert_allclose(gradients[name], gradient.numpy(), rtol=1e-3, atol=1e-4)
+    # Half of `second` is made before it is returned, and is heard by itself.
+    np.testing.assert_allclose(gradients["half"], gradients["second"], rtol=1e-6)
     assert set(gradients.metadata["variables"]) == set(held)
 
 

@@ -90,6 +90,8 @@ def test_what_layers_return_and_gradients(runner: Runner, functional: bool) -> N
         ("embedded", "tanh", "first"), torch.autograd.grad(expected_loss(held, through), through), strict=True
     ):
         np.testing.assert_allclose(gradients[name], gradient.numpy(), rtol=1e-4, atol=1e-5)
+    # Half of `second` is made before it is returned, and is heard by itself.
+    np.testing.assert_allclose(gradients["half"], gradients["second"], rtol=1e-6)
     assert set(gradients.metadata["variables"]) == set(held)
 
 
