@@ -80,7 +80,7 @@ class Weights:
         variables = [v for v in self._tf.global_variables() if v.op.name not in self._restored]
         if not variables:
             return
-        reader = self._tf.train.load_checkpoint(str(self._checkpoint))
+        reader = self._open()
         self._check(variables, reader.get_variable_to_shape_map())
         for variable in variables:
             dtype = variable.dtype.base_dtype.as_numpy_dtype
@@ -105,12 +105,22 @@ class Weights:
                 remedy="The config used here does not belong to this checkpoint.",
             )
 
+    def _open(self) -> Any:
+        try:
+            return self._tf.train.load_checkpoint(str(self._checkpoint))
+        except (self._tf.errors.OpError, RuntimeError, ValueError) as error:
+            raise self._damaged(str(self._checkpoint), error) from error
+
     def _read(self, reader: Any, name: str) -> np.ndarray:
         try:
             return np.asarray(reader.get_tensor(name))
         except (self._tf.errors.OpError, RuntimeError) as error:
-            raise ReferenceRunError(
-                f"TensorFlow cannot read {name}: the checkpoint is damaged or incomplete"
-                f" ({str(error).splitlines()[0]}).",
-                remedy="Copy the checkpoint's files again.",
-            ) from error
+            raise self._damaged(name, error) from error
+
+    @staticmethod
+    def _damaged(what: str, error: Exception) -> ReferenceRunError:
+        return ReferenceRunError(
+            f"TensorFlow cannot read {what}: the checkpoint is damaged or incomplete"
+            f" ({str(error).splitlines()[0]}).",
+            remedy="Copy the checkpoint's files again.",
+        )

@@ -147,3 +147,11 @@ def test_a_checkpoint_of_another_model_is_refused_with_all_that_is_wrong(
     assert "small/out/bias: expected a variable of shape [3], found none" in said
     assert "small/table: expected shape [11, 5], found [12, 5]" in said
     assert "small/out/kernel: expected shape [5, 3], found [6, 3]" in said
+
+
+def test_a_checkpoint_that_tensorflow_cannot_read_is_said(runner: Runner, tmp_path: Path) -> None:
+    for file in runner.checkpoint.parent.glob("model.ckpt.*"):
+        (tmp_path / file.name).write_bytes(file.read_bytes()[:-40])
+    with pytest.raises(ReferenceRunError, match=r"TensorFlow cannot read .*damaged or incomplete") as error:
+        Runner(runner.process, tmp_path / "model.ckpt", tmp_path).run(IDS)
+    assert "Copy" in error.value.remedy
