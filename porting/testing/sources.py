@@ -39,7 +39,7 @@ def source_files(*modules: str) -> dict[str, Path]:
         path = None if name in found else _file_of(name, own)
         if path is not None:
             found[name] = path
-            for module, names in _imports(path, name):
+            for module, names in _imports(path, name, path.stat().st_mtime_ns):
                 # `from package import module` as well as `from module import name`.
                 below = [f"{module}.{child}" for child in names]
                 modules_below = [child for child in below if _file_of(child, own)]
@@ -83,24 +83,23 @@ def _below(places: list[Path], parts: list[str]) -> Path | None:
     return None
 
 
-@lru_cache(maxsize=512)
-def _parsed(path: Path, _modified: int) -> ast.Module:
-    try:
-        return ast.parse(path.read_bytes())
-    except SyntaxError:  # it counts as it is; whoever imports it will say more
-        return ast.Module([], [])
-
-
-def _imports(path: Path, name: str) -> Iterator[tuple[str, list[str]]]:
+@lru_cache(maxsize=1024)
+def _imports(path: Path, name: str, _modified: int) -> list[tuple[str, list[str]]]:
     """What a file imports, anywhere in it but for type checkers: modules, each with names from it."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    except SyntaxError:  # it counts as it is; whoever imports it will say more
+        return []
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-    for node in _runtime(_parsed(path, path.stat().st_mtime_ns)):
+    found: list[tuple[str, list[str]]] = []
+    for node in _runtime(tree):
         if isinstance(node, ast.Import):
-            yield from ((alias.name, []) for alias in node.names)
+            found += [(alias.name, []) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             above = package.split(".")[: 1 - node.level or None] if node.level else []
             module = ".".join([*above, *([node.module] if node.module else [])])
-            yield module, [alias.name for alias in node.names]
+            found.append((module, [alias.name for alias in node.names]))
+    return found
 
 
 def _runtime(node: ast.AST) -> Iterator[ast.AST]:
