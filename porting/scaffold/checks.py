@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 import numpy as np
 
 from porting.convert import plan_conversion, variable_shapes
 from porting.errors import ConfigError
-from porting.mapping import Drop, Plan, Shape, make_plan
+from porting.mapping import Drop, Plan, Rule, Shape, make_plan
 from porting.model_dir import load_model
 from porting.port import port_for_variables
 from porting.scaffold.unfinished import shown
@@ -66,20 +68,28 @@ def variables(work: Work) -> None:
     """One rule or Drop for each variable. What is made for this purpose is random everywhere."""
     rules = work.port.rules(work.resolved.config, list(work.checkpoint.tensors))
     shapes = variable_shapes(work.checkpoint)
+    # The model that these rules are right for: only the variables' side can fail.
+    plan = make_plan(rules, shapes, _targets(rules, shapes))
+    if work.settings.checkpoint is None:
+        _all_random(plan, work)
+
+
+def _targets(rules: Sequence[Rule | Drop], shapes: Mapping[str, Shape]) -> dict[str, Shape]:
+    """The parameters that rules fill, in the shapes that they give."""
     targets: dict[str, Shape] = {}
     for name, shape in shapes.items():
         for rule in rules:
             match = rule.regex.fullmatch(name)
-            if match and not isinstance(rule, Drop):
-                for target, ops in rule.targets_for(match):
-                    after: Shape = shape
+            if match is None or isinstance(rule, Drop):
+                continue
+            for target, ops in rule.targets_for(match):
+                after = shape
+                with suppress(ValueError):  # ops that do not fit are the plan's to tell
                     for op in ops:
                         after = op.output_shape(after)
-                    targets[target] = after
-    # The model that these rules are right for: only the variables' side can fail.
-    plan = make_plan(rules, shapes, targets)
-    if work.settings.checkpoint is None:
-        _all_random(plan, work)
+                joined = rule.stack and target in targets and after
+                targets[target] = (targets[target][0] + after[0], *after[1:]) if joined else after
+    return targets
 
 
 def _all_random(plan: Plan, work: Work) -> None:

@@ -10,6 +10,7 @@ The files there are finished. Comments in them say from which step on a part is 
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
 import subprocess
@@ -40,6 +41,22 @@ FIRST = {
 _MARK = re.compile(r"\s*# (?:step (?P<step>\d+): (?P<how>unfinished|absent) before|done)$")
 
 
+# A run of pytest must not see what an earlier one imported of the port, and none has to load PyTorch again.
+_SERVER = """
+import json, os, sys
+import pytest, torch
+import porting.analysis.explain, porting.capture, porting.scaffold.steps, porting.workbench
+for line in sys.stdin:
+    child = os.fork()
+    if child == 0:
+        output = os.open("output.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(output, 1), os.dup2(output, 2)
+        os._exit(pytest.main(["-q", *json.loads(line)]))
+    os.waitpid(child, 0)
+    print("done", flush=True)
+"""
+
+
 @dataclass(frozen=True)
 class Outcome:
     """Of one step's test: "passed", "failed" or "skipped", and what it said."""
@@ -60,6 +77,7 @@ class Filling:
             "PYTHONPATH": os.pathsep.join(map(str, places)),
             "PYTHONDONTWRITEBYTECODE": "1",
         }
+        self._server: subprocess.Popen[str] | None = None
         self.templates = {name: self.target(name).read_text() for name in FIRST if self.target(name).exists()}
         # What pip install --editable makes of pyproject.toml, without an environment to change.
         self.run("-c", "from setuptools import setup; setup()", "-q", "egg_info")
@@ -77,6 +95,27 @@ class Filling:
             check=False,
         )
 
+    def _pytest(self, *arguments: str) -> None:
+        """Run pytest in a process of its own, forked from one that has loaded what is heavy already."""
+        if self._server is None:
+            self._server = subprocess.Popen(
+                [sys.executable, "-c", _SERVER],
+                cwd=self.directory,
+                env=self.environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+        assert self._server.stdin and self._server.stdout
+        self._server.stdin.write(json.dumps(arguments) + "\n")
+        self._server.stdin.flush()
+        self._server.stdout.readline()
+
+    def close(self) -> None:
+        """End the process that the runs are forked from."""
+        if self._server is not None:
+            self._server.communicate()
+
     def fill(self, step: int) -> None:
         """Everything that is written once this step is done."""
         for name, first in FIRST.items():
@@ -87,8 +126,8 @@ class Filling:
     def outcomes(self) -> dict[str, Outcome]:
         """Of the port's tests, by step."""
         found = self.directory / "found.xml"
-        result = self.run("-m", "pytest", "-q", f"--junitxml={found}")
-        assert found.exists(), result.stdout + result.stderr
+        self._pytest(f"--junitxml={found}")
+        assert found.exists(), (self.directory / "output.txt").read_text()
         outcomes = {}
         for case in ElementTree.parse(found).getroot().iter("testcase"):
             step = case.attrib["name"].removeprefix("test_step[").removesuffix("]")

@@ -6,7 +6,7 @@ The original is TensorFlow 1 code, and runs: without TensorFlow these tests are 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import pytest
 
@@ -16,7 +16,7 @@ from tests.scaffold.filling import Filling, Outcome
 # What each step's failure says before it is done, beside "Step n of 13" and what its list says to do next.
 PROMISED: Mapping[str, tuple[str, ...]] = {
     "checkpoint": ("Build a small model with the original's own code", "Where: tests/make_checkpoint.py:"),
-    "config": ("name the original's config file there, and read it", "Where: porting_tiny/config.py:"),
+    "config": ("name the original's config file there, and read", "Where: porting_tiny/config.py:"),
     "variables": ("Return a list such as Rule(", "Where: porting_tiny/rules.py:"),
     "shapes": ("Make the modules", "Where: porting_tiny/model.py:"),
     "embeddings": (
@@ -36,9 +36,11 @@ PROMISED: Mapping[str, tuple[str, ...]] = {
 
 
 @pytest.fixture(scope="module")
-def filling(tmp_path_factory: pytest.TempPathFactory) -> Filling:
+def filling(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Filling]:
     pytest.importorskip("tensorflow")
-    return Filling(tmp_path_factory.mktemp("walk"))
+    filling = Filling(tmp_path_factory.mktemp("walk"))
+    yield filling
+    filling.close()
 
 
 @pytest.fixture(scope="module")

@@ -45,10 +45,10 @@ def read_config(path: Path, shapes: Mapping[str, Shape]) -> ResolvedConfig:
 def infer_config(shapes: Mapping[str, Shape]) -> ResolvedConfig:
     """From variables and shapes alone, where no config lies beside a checkpoint."""
     raise UnfinishedError(
-        "No file of CONFIG_FILES lies beside the checkpoint: name the original's config file there, and read it"
-        " in read_config. Here, for checkpoints without one, read sizes off the shapes and list them under"
-        " `inferred`, list under `assumed` what shapes do not say; or raise ConfigError that names the file that"
-        " is needed."
+        "No file of CONFIG_FILES lies beside the checkpoint: name the original's config file there, and read"
+        " it in read_config. Here, for checkpoints without one, read sizes off the shapes and list them"
+        " under `inferred`, list under `assumed` what shapes do not say; or raise ConfigError that names the"
+        " file that is needed."
     )
 
 

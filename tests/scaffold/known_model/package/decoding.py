@@ -27,7 +27,7 @@ def run_reference(request: Mapping[str, Any]) -> None:
 
     from porting.references.tf1_compat import import_tf1
 
-    ids = read_trace(request["inputs"]).inputs.arrays()["inputs"]
+    ids = read_trace(request["inputs"]).inputs["inputs"]
     rows = [[int(i) for i in row if i] for row in ids]
     steps = request["generation"]["max_new_tokens"]
     said = tiny_lm.greedy(import_tf1(), request["checkpoint"], rows, request["config"], steps)
@@ -35,7 +35,7 @@ def run_reference(request: Mapping[str, Any]) -> None:
 
 
 def check(config: Config, inputs: Inputs, settings: GenerationSettings) -> None:
-    length = inputs.arrays()["inputs"].shape[1] + settings.max_new_tokens
+    length = inputs["inputs"].shape[1] + settings.max_new_tokens
     if settings.method != GREEDY or length > config.n_ctx:
         raise InputError(f"The original decodes greedily, up to {config.n_ctx} positions.")
 
@@ -67,7 +67,7 @@ def taps(config: Config) -> Sequence[Tap]:
 def _tensor(inputs: Inputs) -> torch.Tensor:
     import torch
 
-    return torch.from_numpy(inputs.arrays()["inputs"].astype("int64"))
+    return torch.from_numpy(inputs["inputs"].astype("int64"))
 
 
 DECODING = Decoding(

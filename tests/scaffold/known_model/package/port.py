@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from porting.errors import InputError
-from porting.inputs import Inputs
+from porting.inputs import InputField, Inputs
 from porting.port import Port
 
 from .config import (
@@ -46,7 +46,7 @@ def build(config: Config) -> torch.nn.Module:
 def run(model: torch.nn.Module, inputs: Inputs) -> Mapping[str, torch.Tensor]:
     import torch
 
-    ids, targets = (torch.from_numpy(inputs.arrays()[name].astype("int64")) for name in ("inputs", "targets"))
+    ids, targets = (torch.from_numpy(inputs[name].astype("int64")) for name in ("inputs", "targets"))
     output = model(ids, targets)
     found = {"logits": output.logits, "loss": output.loss}
     return {name: value for name, value in found.items() if value is not None}
@@ -61,10 +61,10 @@ def random_inputs(config: Config, batch: int, length: int, seed: int) -> Inputs:
     return Inputs.from_arrays({"inputs": ids, "targets": targets}, origin=f"random, seed {seed}")
 
 
-def check_inputs(config: Config, inputs: Inputs) -> None:
-    ids = inputs.arrays()["inputs"]
-    if ids.shape[1] > config.n_ctx or ids.min() < 0 or ids.max() >= config.n_vocab:
-        raise InputError(f"The model reads up to {config.n_ctx} ids below {config.n_vocab}.")
+def check_ids(config: Config, inputs: Inputs) -> None:
+    inputs.check_range({"inputs": config.n_vocab, "targets": config.n_vocab})
+    if inputs["inputs"].shape[1] > config.n_ctx:
+        raise InputError(f"The model reads up to {config.n_ctx} ids.")
 
 
 def reference_config(config: Config, names: Sequence[str]) -> str:
@@ -86,7 +86,8 @@ PORT = Port(
     run=run,
     taps=taps,
     random_inputs=random_inputs,
-    check_inputs=check_inputs,
+    check_ids=check_ids,
+    input_fields=(InputField("inputs"), InputField("targets")),
     reference="porting_tiny.reference:run",
     reference_config=reference_config,
     # step 11: absent before
