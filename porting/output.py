@@ -9,9 +9,13 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from porting.errors import PortingError
+
+if TYPE_CHECKING:
+    from porting.compare import TensorComparison
+    from porting.live import LiveView
 
 FORMATS = ("human", "json", "quiet")
 
@@ -53,44 +57,54 @@ class Output:
 
     @contextmanager
     def progress(self) -> Iterator[Progress]:
-        """A progress bar on stderr, where that is a terminal and the format is human."""
+        """What is going on, on stderr, where that is a terminal and the format is human; else nothing."""
         if self.style != "human" or not sys.stderr.isatty():
             yield Progress(None)
             return
         from rich.console import Console
-        from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
-        from rich.progress import Progress as Bar
+        from rich.live import Live
 
-        columns = (
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.percentage:>3.0f}%"),
-            TimeElapsedColumn(),
-        )
-        with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
-            yield Progress(bar)
+        from porting.live import LiveView
+
+        view = LiveView()
+        # What is written to stderr meanwhile, a warning, comes to stand above; stdout is left alone.
+        with Live(
+            view,
+            console=Console(stderr=True),
+            transient=True,
+            refresh_per_second=8,
+            redirect_stdout=False,
+            vertical_overflow="crop",
+        ) as live:
+            yield Progress(view, live.refresh)
 
 
 class Progress:
-    """Stages of a long run, each with a bar that may have no known end. Does nothing without a terminal."""
+    """Stages of a long run, and how far each is. Does nothing without a terminal."""
 
-    def __init__(self, bar: Any) -> None:
-        self._bar = bar
-        self._task: Any = None
+    def __init__(self, view: LiveView | None, refresh: Callable[[], None] = lambda: None) -> None:
+        self._view, self._refresh = view, refresh
 
     def stage(self, description: str, total: int | None = None) -> None:
         """Begin a stage; the one before it is over."""
-        if self._bar is None:
-            return
-        if self._task is not None:
-            self._bar.remove_task(self._task)
-        self._task = self._bar.add_task(description, total=total)
+        if self._view is not None:
+            self._view.stage(description, total)
+            self._refresh()
 
     def advance(self, amount: int = 1) -> None:
         """So much more is done."""
-        if self._bar is not None and self._task is not None:
-            self._bar.advance(self._task, amount)
+        if self._view is not None:
+            self._view.advance(amount)
+
+    def tensor(self, name: str, total: int) -> None:
+        """This tensor is reached, of so many in the stage."""
+        if self._view is not None:
+            self._view.tensor(name, total)
+
+    def row(self, row: TensorComparison) -> None:
+        """A tensor was compared."""
+        if self._view is not None:
+            self._view.compared(row.name, row.max_abs_diff)
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

@@ -104,6 +104,7 @@ def compare_outputs(
     failing: Callable[[Comparison], bool] = differs,
     on_stage: Callable[[str], None] = lambda _stage: None,
     on_row: Callable[[TensorComparison], None] = lambda _row: None,
+    on_tensor: Callable[[str, int], None] = lambda _name, _total: None,
 ) -> Comparison:
     """Run the original and the port on the same input IDs and compare every tensor in between.
 
@@ -135,6 +136,7 @@ def compare_outputs(
         search_budget: seconds for the search.
         failing: what counts as failing in the search.
         on_stage, on_row: called as things happen, for progress.
+        on_tensor: called with each tensor that a stage reaches, and how many it has, for progress.
 
     Raises:
         PortingError: something cannot be used; see `run_reference` and `load_model`.
@@ -169,15 +171,22 @@ def compare_outputs(
     from porting.capture import capture
 
     on_stage("running the port")
+    taps = port.taps(port_config)
     port_trace = capture(
         module,
         trace.inputs,
-        port.taps(port_config),
+        taps,
         port.run,
         path=Path(save_traces) / "port" if save_traces is not None else None,
         metadata={"port": port.name, "model": model_facts},
+        on_tensor=lambda name: on_tensor(name, len(taps)),
     )
     on_stage("comparing")
+
+    def compared(row: TensorComparison) -> None:
+        on_tensor(row.name, len(trace.tensors))
+        on_row(row)
+
     comparison = compare_traces(
         trace,
         port_trace,
@@ -191,7 +200,7 @@ def compare_outputs(
             "port": dict(port_trace.metadata),
             "inputs": _input_facts(trace.inputs),
         },
-        on_row=on_row,
+        on_row=compared,
     )
     if gradients is not None:
         on_stage("running the port backward")
@@ -226,6 +235,7 @@ def compare_outputs(
             times=noise_times,
             causes=causes,
             on_stage=on_stage if causes else lambda _stage: None,
+            on_tensor=on_tensor if causes else lambda _name, _total: None,
         )
         return found.with_findings(explanation.findings, explanation.reasons)
 

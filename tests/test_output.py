@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import pytest
 
 from porting.errors import CheckpointError, Problem
+from porting.live import LiveView
 from porting.output import FORMATS, Output, Progress, file_size, table
 
 ERROR = CheckpointError(
@@ -104,31 +105,16 @@ def test_progress_on_a_terminal_stays_off_stdout(said: Said, monkeypatch: pytest
         assert err == ""
 
 
-def test_a_stage_ends_the_one_before() -> None:
-    class Bar:
-        tasks: list[str]
-
-        def __init__(self) -> None:
-            self.tasks, self.amounts = [], []
-
-        def add_task(self, description: str, total: int | None) -> str:
-            self.tasks.append(f"{description}/{total}")
-            return self.tasks[-1]
-
-        def remove_task(self, task: str) -> None:
-            self.tasks.remove(task)
-
-        def advance(self, task: str, amount: int) -> None:
-            self.amounts.append((task, amount))
-
-    bar = Bar()
-    progress = Progress(bar)
-    progress.advance(1)  # before any stage: nowhere to go
-    progress.stage("one", 5)
-    progress.stage("two")
-    progress.advance(2)
-    assert bar.tasks == ["two/None"]
-    assert bar.amounts == [("two/None", 2)]
+def test_progress_hands_on_what_happens() -> None:
+    view = LiveView()
+    progress = Progress(view)
+    progress.advance(1)
+    progress.stage("converting", 10)
+    progress.advance(4)
+    assert view.lines(40) == ["converting   40%  0:00"]
+    progress.stage("comparing")
+    progress.tensor("logits", 2)
+    assert view.lines(40) == ["comparing   50%  0:00", "1 of 2: logits"]
 
 
 def test_tables_are_aligned_without_trailing_blanks() -> None:

@@ -42,6 +42,7 @@ def explain(
     times: float | None = None,
     causes: bool = True,
     on_stage: Callable[[str], None] = lambda _stage: None,
+    on_tensor: Callable[[str, int], None] = lambda _name, _total: None,
 ) -> Explanation:
     """Isolate, measure the noise, and diagnose.
 
@@ -53,10 +54,20 @@ def explain(
         times: how many times its noise floor a tensor's own difference may be; see `times_for`.
         causes: look for the causes of faults; without, faults are found and not explained.
         on_stage: called as things happen, for progress.
+        on_tensor: called with each tensor that a stage reaches, and how many it has, for progress.
     """
     taps = port.taps(config)
     analysis = Analyser(
-        module, reference.inputs, taps, port.run, reference, free, unit=unit, times=times, on_stage=on_stage
+        module,
+        reference.inputs,
+        taps,
+        port.run,
+        reference,
+        free,
+        unit=unit,
+        times=times,
+        on_stage=on_stage,
+        on_tensor=on_tensor,
     ).analyse()
     lab = Lab(
         module,
@@ -70,7 +81,7 @@ def explain(
     names = {tensor.name: tensor.original_name for tensor in reference.tensors}
     if causes and analysis.faults:
         on_stage("looking for causes")
-    faults = diagnose(lab, analysis, names, port.candidates() if causes else None)
+    faults = diagnose(lab, analysis, names, port.candidates() if causes else None, on_tensor)
     findings = Findings(
         figures=analysis.figures,
         faults=faults,

@@ -103,6 +103,7 @@ class Analyser:
         unit: relative rounding unit; by default that of the dtype the port computes in.
         times: how many times its floor a local difference may be; by default as `times_for` says.
         on_stage: called as stages begin, for progress.
+        on_tensor: called with each tap that a stage reaches, and how many it reaches, for progress.
     """
 
     model: torch.nn.Module
@@ -114,6 +115,7 @@ class Analyser:
     unit: float | None = None
     times: float | None = None
     on_stage: Callable[[str], None] = lambda _stage: None
+    on_tensor: Callable[[str, int], None] = lambda _name, _total: None
 
     def __post_init__(self) -> None:
         parameter = next((p for p in self.model.parameters() if p.is_floating_point()), None)
@@ -125,13 +127,15 @@ class Analyser:
         self._figures: dict[str, TapFigures] = {}
         self._notes: list[str] = []
         self._magnitude = 0.0  # the largest number seen in a pass
+        self._reached = 0  # how many taps the present stage reaches
         self._free = {tensor.name: tensor for tensor in self.free.tensors}
 
     def analyse(self) -> Analysis:
         """All passes, and what they say."""
-        self.on_stage("isolating each tensor")
+        self._begin("isolating each tensor", passes=1)
         self._isolate()
-        self.on_stage("measuring the noise floor")
+        # Isolated and free, each with moved inputs and in float64.
+        self._begin("measuring the noise floor", passes=4)
         self._local_floors()
         outputs = self._free_floors()
         reasons = self._outputs_without_hooks(outputs)
@@ -139,6 +143,8 @@ class Analyser:
         faults = sorted(
             (name for name, f in self._figures.items() if f.times_floor > self._times), key=order.__getitem__
         )
+        if faults:
+            self._begin("looking at what is left without the faults", passes=1)
         return Analysis(
             figures=self._figures,
             faults=tuple(faults),
@@ -150,8 +156,16 @@ class Analyser:
             arrays=self._arrays,
         )
 
+    def _begin(self, stage: str, passes: int) -> None:
+        self._reached = passes * len(self.taps)
+        self.on_stage(stage)
+
     def _isolated(self, on_tensor: OnTensor, **how: Any) -> None:
-        run_isolated(self.model, self.inputs, self.taps, self.run, self._originals, on_tensor, **how)
+        def hear(tap: Tap, value: np.ndarray, original: np.ndarray) -> None:
+            self.on_tensor(tap.name, self._reached)
+            on_tensor(tap, value, original)
+
+        run_isolated(self.model, self.inputs, self.taps, self.run, self._originals, hear, **how)
 
     def _moved(self, value: torch.Tensor, tap: Tap) -> torch.Tensor:
         return moved(value, self._unit, tap.hidden_below, seed=_seed(tap))
@@ -195,6 +209,7 @@ class Analyser:
         """Floors of the free run, into the figures; those of the model's outputs are returned."""
 
         def free(tap: Tap, value: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+            self.on_tensor(tap.name, self._reached)
             ours = self.free.read(self._free[tap.name])
             return ours, to_numpy(value).reshape(ours.shape)
 

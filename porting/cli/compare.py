@@ -144,7 +144,8 @@ def compare_outputs_command(
                 search=search or 0,
                 command=shlex.join(["compare-outputs", *sys.argv[1:]]),
                 on_stage=progress.stage,
-                on_row=lambda _row: progress.advance(),
+                on_row=progress.row,
+                on_tensor=progress.tensor,
                 **options,
             )
         from porting.report.terminal import summary_lines

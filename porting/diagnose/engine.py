@@ -24,6 +24,7 @@ def diagnose(
     analysis: Analysis,
     reference_names: dict[str, str],
     candidates: Sequence[Candidate] | None = (),
+    on_tensor: Callable[[str, int], None] = lambda _name, _total: None,
 ) -> tuple[Fault, ...]:
     """The independent faults, in the original's order, each with its cause where one could be verified.
 
@@ -33,12 +34,14 @@ def diagnose(
         reference_names: the original's names of the taps.
         candidates: the port's own, tried before the general ones, but after what the original's config and
             weights prove; None tries none at all.
+        on_tensor: called with each tap that a cause is looked for, and how many there are, for progress.
     """
     if not analysis.faults:
         return ()
     recorded = lab.record(analysis.faults)
     faults: dict[tuple[str, str, str], Fault] = {}
     for name in analysis.faults:
+        on_tensor(name, len(analysis.faults))
         if recorded[name].inherits:
             continue
         figures = analysis.figures[name]
