@@ -104,6 +104,7 @@ class Comparison:
         generation: what was generated on both sides, where that was asked for.
         search: what a search for further inputs found; None if there was none.
         backward: the gradients, if they were compared; the status is then that of both.
+        pictures: one tensor looked at closely, for the page; see `porting.pictures`.
     """
 
     status: str
@@ -118,6 +119,7 @@ class Comparison:
     generation: GenerationComparison | None = None
     search: SearchResult | None = None
     backward: GradientComparison | None = None
+    pictures: Mapping[str, Any] | None = None
 
     @property
     def first_divergence(self) -> TensorComparison | None:
@@ -166,12 +168,21 @@ class Comparison:
         status = min(self.status, backward.status, key=(INVALID, DIVERGED, INCOMPLETE, MATCH).index)
         return replace(self, status=status, reasons=reasons, backward=backward)
 
+    def with_pictures(self, pictures: Mapping[str, Any] | None) -> Comparison:
+        """The same, with what its pictures show."""
+        return replace(self, pictures=pictures)
+
     def to_json(self) -> dict[str, Any]:
         """As `compare-outputs --format json` prints it."""
+        from porting.report.summary import (
+            summary_of,
+        )  # the words are the report's, which is made of comparisons
+
         first, worst = self.first_divergence, self.worst
         return {
             "schema_version": SCHEMA_VERSION,
             "status": self.status,
+            "summary": summary_of(self),
             "atol": self.atol,
             "tolerance_needed": finite(worst.max_abs_diff) if worst else None,
             "first_divergence": first.to_json() if first else None,
@@ -182,6 +193,7 @@ class Comparison:
             "generation": self.generation.to_json() if self.generation else None,
             "search": self.search.to_json() if self.search else None,
             "backward": self.backward.to_json() if self.backward else None,
+            "pictures": dict(self.pictures) if self.pictures else None,
             "reports": dict(self.reports),
             "provenance": dict(self.provenance),
         }

@@ -20,6 +20,7 @@ from porting.mapping import Drop, Rule, Shape
 from porting.tap import Tap
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
     from porting.diagnose.engine import Candidate
@@ -76,6 +77,9 @@ class Port:
             stay as they are.
         loss: which of the outputs of `run` the gradients are taken of.
         tokenizer: how text becomes ids; None where that is nobody's business, or nobody has said how.
+        relative_buckets: of a config, a tap's name, and how many positions look and are looked at: the
+            relative-position bucket of each pair, int [queries, memory]; None for taps that have none.
+            Reports show differences of attention by them.
     """
 
     name: str
@@ -102,6 +106,9 @@ class Port:
     fit_inputs: Callable[[Any, Inputs], Inputs] = field(default=lambda _config, inputs: inputs)
     loss: str = "loss"
     tokenizer: Tokenizer | None = None
+    relative_buckets: Callable[[Any, str, int, int], np.ndarray | None] = field(
+        default=lambda _config, _name, _queries, _memory: None
+    )
 
     def check_inputs(self, config: Any, inputs: Inputs) -> None:
         """Raise InputError unless the model of this config can be run on these inputs."""

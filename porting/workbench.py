@@ -8,6 +8,7 @@ import platform
 import sys
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -25,6 +26,7 @@ from porting.gradients.traces import gradients_of
 from porting.inputs import DEFAULT_RANDOM, Inputs, read_inputs
 from porting.model_dir import load_model, read_config, stored_dtypes, weight_files
 from porting.original import Original
+from porting.pictures import pictures_of
 from porting.port import Port, port_named
 from porting.report import write_reports
 from porting.search.beside import require_checkpoint, search_port
@@ -246,6 +248,9 @@ def compare_outputs(
         comparison = comparison.with_generation(
             compare_kept_generation(port, module, port_config, trace.inputs, trace.metadata, how)
         )
+    comparison = comparison.with_pictures(
+        pictures_of(comparison, trace, port_trace, partial(port.relative_buckets, port_config))
+    )
     name = Path(model).resolve().name if isinstance(model, str | Path) else type(model).__name__
     if search:
         with Original(cast("str | Path", reference), config) as original:

@@ -11,6 +11,7 @@ from porting.compare import Comparison
 from porting.errors import OutputError
 from porting.findings import Cause, Fault, Findings, Remainder, TapFigures
 from porting.report import write_reports
+from porting.report.html import render_page
 from porting.report.markdown import render_markdown
 from porting.report.terminal import summary_lines
 from tests.traces import T, TraceMaker
@@ -54,10 +55,14 @@ def test_json_and_markdown_are_written_and_named(each: Comparison, tmp_path: Pat
     assert written.reports == {
         "json": str(folder / "t5-small.json"),
         "markdown": str(folder / "t5-small.md"),
+        "html": str(folder / "t5-small.html"),
+        "index": str(folder / "index.html"),
     }
     assert json.loads((folder / "t5-small.json").read_text()) == json.loads(json.dumps(written.to_json()))
     assert (folder / "t5-small.md").read_text() == render_markdown(written, "t5-small")
-    assert sorted(path.name for path in folder.iterdir()) == ["t5-small.json", "t5-small.md"]
+    assert (folder / "t5-small.html").read_text() == render_page(written.to_json())
+    names = ["index.html", "t5-small.html", "t5-small.json", "t5-small.md"]
+    assert sorted(path.name for path in folder.iterdir()) == names
 
 
 def test_json_is_strict(each: Comparison, tmp_path: Path) -> None:
@@ -111,7 +116,8 @@ def test_names_that_are_no_file_names_are_made_into_some(
     folder = tmp_path / "reports"
     written = write_reports(match, folder, name)
     assert Path(written.reports["json"]) == folder / f"{stem}.json"
-    assert sorted(path.name for path in folder.iterdir()) == sorted([f"{stem}.json", f"{stem}.md"])
+    files = [f"{stem}.json", f"{stem}.md", f"{stem}.html", "index.html"]
+    assert sorted(path.name for path in folder.iterdir()) == sorted(files)
 
 
 def test_where_nothing_can_be_written_is_said(match: Comparison, tmp_path: Path) -> None:
@@ -136,7 +142,7 @@ def test_the_first_screen_is_short(each: Comparison, tmp_path: Path) -> None:
     assert 2 <= len(lines) <= 8
     assert not any("\n" in line for line in lines)
     assert lines[0].startswith(f"{each.status.upper()}: ")
-    assert lines[-1] == f"Report: {tmp_path / 'x.md'}"
+    assert lines[-1] == f"Report: {tmp_path / 'x.html'}"
 
 
 def test_the_first_screen_of_a_match(match: Comparison) -> None:

@@ -148,9 +148,9 @@ def compare_outputs_command(
                 on_tensor=progress.tensor,
                 **options,
             )
-        from porting.report.terminal import summary_lines
+        from porting.report.terminal import screen_lines
 
-        output.result(comparison.to_json(), summary_lines(comparison))
+        output.result(comparison.to_json(), screen_lines(comparison))
         searched = comparison.search.failing if comparison.search else ()
         beyond_rounding = comparison.faults or searched
         sys.exit(comparison.exit_code or (EXIT_DIVERGED if strict and beyond_rounding else EXIT_OK))

@@ -1,29 +1,39 @@
-"""A comparison -> what people and programs read: the terminal, JSON, Markdown."""
+"""A comparison -> what people and programs read: the terminal, JSON, Markdown, a page to look at."""
 
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
 from porting.compare import Comparison
 from porting.errors import OutputError
+from porting.report.html import render_page
+from porting.report.index import INDEX, index_of
 from porting.report.markdown import render_markdown
 
 
 def write_reports(comparison: Comparison, directory: Path, name: str) -> Comparison:
-    """Write NAME.json and NAME.md, and return the comparison with their paths.
+    """Write NAME.json, NAME.md, NAME.html and index.html; return the comparison with their paths.
 
     Raises:
         OutputError: the directory cannot be written.
     """
     stem = re.sub(r"[^\w.-]+", "-", name).strip("-.") or "comparison"
-    paths = {"json": directory / f"{stem}.json", "markdown": directory / f"{stem}.md"}
+    if f"{stem}.html".lower() == INDEX:
+        stem = f"{stem}-report"
+    suffixes = {"json": ".json", "markdown": ".md", "html": ".html"}
+    paths = {kind: directory / f"{stem}{suffix}" for kind, suffix in suffixes.items()}
+    paths["index"] = directory / INDEX
     comparison = comparison.with_reports({kind: str(path) for kind, path in paths.items()})
+    content = comparison.to_json()
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        _replace(paths["json"], json.dumps(comparison.to_json(), indent=1) + "\n")
+        _replace(paths["json"], json.dumps(content, indent=1) + "\n")
         _replace(paths["markdown"], render_markdown(comparison, name))
+        _replace(paths["html"], render_page(content))
+        _replace(paths["index"], index_of(directory))
     except OSError as error:
         raise OutputError(
             f"The report cannot be written in {directory}: {error}", remedy="Choose another --report-dir."
@@ -32,7 +42,8 @@ def write_reports(comparison: Comparison, directory: Path, name: str) -> Compari
 
 
 def _replace(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
+    # Several comparisons may write into one directory at once, and all of them write its index.
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         partial.write_text(text, encoding="utf-8")
         partial.replace(path)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+import textwrap
+
 from porting.compare import Comparison, TensorComparison
 from porting.report.backward import gradient_lines
 from porting.report.generation import generation_lines
@@ -37,8 +41,38 @@ def summary_lines(comparison: Comparison) -> list[str]:
     if comparison.backward:
         lines += gradient_lines(comparison.backward)
     if comparison.reports:
-        lines.append(f"Report: {comparison.reports.get('markdown', '')}")
+        lines.append(f"Report: {comparison.reports.get('html', '')}")
     return lines
+
+
+def screen_lines(comparison: Comparison, width: int | None = None) -> list[str]:
+    """The same, broken between words to fit the terminal; names and paths are never broken.
+
+    Args:
+        comparison: what there is to say.
+        width: columns; by default the terminal's, 80 where there is none.
+    """
+    width = width or shutil.get_terminal_size().columns
+    return [part for line in summary_lines(comparison) for part in _broken(line, width)]
+
+
+def _broken(line: str, width: int) -> list[str]:
+    """One line, where it is too long at the end of a clause if that will do."""
+    if len(line) <= width:
+        return [line]
+    indent = " " * (len(line) - len(line.lstrip()) + 2)
+    parts: list[str] = []
+    for clause in re.split(r"(?<=[,;:]) | (?=\()", line):
+        if parts and len(parts[-1]) + 1 + len(clause) <= width:
+            parts[-1] += f" {clause}"
+        else:
+            parts.append(indent + clause if parts else clause)
+    options = {"break_long_words": False, "break_on_hyphens": False, "drop_whitespace": True}
+    return [
+        piece
+        for part in parts
+        for piece in textwrap.wrap(part, width, subsequent_indent=indent, **options)  # type: ignore[arg-type]
+    ]
 
 
 def _where(row: TensorComparison) -> list[str]:

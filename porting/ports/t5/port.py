@@ -19,6 +19,7 @@ from porting.ports.t5.infer import infer_config
 from porting.ports.t5.revealing import fit_ids, revealing_ids
 from porting.ports.t5.rules import recognises, rules
 from porting.ports.t5.spelling import spelling
+from porting.ports.t5.tap_buckets import tap_buckets
 from porting.ports.t5.taps import taps
 from porting.ports.t5.to_gin import gin_from_config
 from porting.ports.t5.token_ids import check_ids, random_ids
@@ -125,4 +126,5 @@ PORT = Port(
     reference="porting.ports.t5.reference:run",
     reference_config=gin_from_config,
     decoding=DECODING,
+    relative_buckets=tap_buckets,
 )
