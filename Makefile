@@ -7,7 +7,7 @@ VENV ?= .venv
 RUN = $(VENV)/bin/python
 READY = $(VENV)/.installed
 
-.PHONY: demo test test-slow check clean
+.PHONY: demo test test-slow test-browser check clean
 
 demo: $(READY)
 	$(RUN) -m demo.run
@@ -22,6 +22,11 @@ test: check
 test-slow: $(READY)
 	$(PYTEST) -m slow
 
+# Pages in a real Chromium, which this installs where it can (Debian's packages, as root).
+test-browser: $(READY)
+	tests/browser/install-chromium
+	OMP_NUM_THREADS=1 $(RUN) -m pytest tests/browser
+
 check: $(READY)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -31,7 +36,7 @@ check: $(READY)
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[mesh,test,dev]'
+	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[mesh,test,browser,dev]'
 	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps t5
 	@touch $(READY)
 

@@ -30,6 +30,7 @@ def main() -> int:
     parser.add_argument("--output-dir", type=Path, default=Path("build"), help="where the port goes")
     output_dir = parser.parse_args().output_dir
     model_dir = output_dir / "demo-t5"
+    print(f"The report will be {REPORTS / 'demo-t5.html'}, to be opened in a browser.")
     print("The checkpoint in demo/checkpoint was trained by Mesh TensorFlow to sort letters.\n", flush=True)
     code = run("convert-checkpoint", CHECKPOINT, model_dir, "--force")
     code = code or run("compare-outputs", CHECKPOINT, model_dir, "--report-dir", REPORTS)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from pathlib import Path
 
 from porting.compare import Comparison
 from porting.errors import OutputError
 from porting.report.html import render_page
-from porting.report.index import INDEX, index_of
+from porting.report.index import INDEX, index_of, replace_text
 from porting.report.markdown import render_markdown
 
 
@@ -30,23 +29,12 @@ def write_reports(comparison: Comparison, directory: Path, name: str) -> Compari
     content = comparison.to_json()
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        _replace(paths["json"], json.dumps(content, indent=1) + "\n")
-        _replace(paths["markdown"], render_markdown(comparison, name))
-        _replace(paths["html"], render_page(content))
-        _replace(paths["index"], index_of(directory))
+        replace_text(paths["json"], json.dumps(content, indent=1) + "\n")
+        replace_text(paths["markdown"], render_markdown(comparison, name))
+        replace_text(paths["html"], render_page(content))
+        replace_text(paths["index"], index_of(directory))
     except OSError as error:
         raise OutputError(
             f"The report cannot be written in {directory}: {error}", remedy="Choose another --report-dir."
         ) from error
     return comparison
-
-
-def _replace(path: Path, text: str) -> None:
-    # Several comparisons may write into one directory at once, and all of them write its index.
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise

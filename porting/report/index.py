@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from porting.compare import SCHEMA_VERSION
-from porting.report.html import Listed, render_index
+from porting.report.html import Listed, render_index, render_page
 
 INDEX = "index.html"
 _SUFFIXES = {"html": ".html", "markdown": ".md", "json": ".json"}
@@ -59,3 +60,31 @@ def _counts(content: Mapping[str, Any]) -> str:
     rows = content["tensors"]
     bad = sum(row.get("status") == "diverged" for row in rows)
     return f"{bad} of {len(rows)} tensors differ by more than {content['atol']:g}"
+
+
+def redraw(directory: Path) -> list[Path]:
+    """Draw every page of a directory again, from its JSON alone, and the index; say which were written.
+
+    Reports of a release that drew no pages are left as they are.
+    """
+    drawn = {}
+    for path in sorted(directory.glob("*.json")):
+        content = read_report(path)
+        if content is not None and "pictures" in content:
+            drawn[path.with_suffix(".html")] = render_page(content)
+    for path, page in drawn.items():
+        replace_text(path, page)
+    replace_text(directory / INDEX, index_of(directory))
+    return [*drawn, directory / INDEX]
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a file, whole or not at all."""
+    # Several comparisons may write into one directory at once, and all of them write its index.
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise

@@ -14,6 +14,8 @@ from porting.report.text import cause, number, place, verdict
 
 _SHOWN_NAMES = 6
 _SHOWN_FAULTS = 2
+# Behind a comma, semicolon or colon, and before a parenthesis; never inside of brackets.
+_CLAUSES = re.compile(r"(?<=[,;:]) (?![^(]*\))(?![^\[]*\])| (?=\()")
 
 
 def summary_lines(comparison: Comparison) -> list[str]:
@@ -62,7 +64,7 @@ def _broken(line: str, width: int) -> list[str]:
         return [line]
     indent = " " * (len(line) - len(line.lstrip()) + 2)
     parts: list[str] = []
-    for clause in re.split(r"(?<=[,;:]) | (?=\()", line):
+    for clause in _CLAUSES.split(line):
         if parts and len(parts[-1]) + 1 + len(clause) <= width:
             parts[-1] += f" {clause}"
         else:

@@ -7,7 +7,7 @@
     const titles = [...table.tHead.rows[0].cells];
     titles.forEach((title, column) => {
       title.querySelector("button").addEventListener("click", () => {
-        const numeric = title.classList.contains("numeric");
+        const numeric = title.dataset.order === "numbers";
         const orders = numeric ? ["descending", "ascending", null] : ["ascending", "descending", null];
         const now = title.getAttribute("aria-sort");
         const next = orders[(orders.indexOf(now) + 1) % orders.length];

@@ -21,8 +21,9 @@ class Column:
         title: above it.
         text: what a row shows.
         key: what it sorts by; numbers sort as numbers, null behind everything.
-        numeric: whether it is aligned as a number, the largest first.
+        numeric: whether it sorts by numbers, the largest first.
         hint: what the figure is, for those who point at its title.
+        words: whether a numeric column shows words, and is aligned as such.
     """
 
     title: str
@@ -30,6 +31,12 @@ class Column:
     key: Callable[[Row], Any]
     numeric: bool = False
     hint: str = ""
+    words: bool = False
+
+    @property
+    def cls(self) -> str | None:
+        """Of its cells."""
+        return "numeric" if self.numeric and not self.words else None
 
 
 def figure_column(title: str, key: str, hint: str) -> Column:
@@ -48,7 +55,7 @@ STATUS = Column(
     lambda row: join([tag("span", row["status"], cls=f"badge {badge_of(row)}"), _origin(row)]),
     lambda row: status_of(row),
 )
-SHAPE = Column("Axes", lambda row: _axes(row), lambda row: _size(row))
+SHAPE = Column("Axes", lambda row: _axes(row), lambda row: _size(row), True, words=True)
 MAX_ABS = figure_column(
     "Max abs", "max_abs_diff", "the largest absolute difference; the tolerance is for this"
 )
@@ -136,9 +143,8 @@ def sortable(
 
 def _title(column: Column) -> Html:
     button = tag("button", column.title, tag("span", cls="arrow", aria_hidden="true"), type="button")
-    return tag(
-        "th", button, scope="col", cls="numeric" if column.numeric else None, title=column.hint or None
-    )
+    order = "numbers" if column.numeric else "words"
+    return tag("th", button, scope="col", cls=column.cls, data_order=order, title=column.hint or None)
 
 
 def _row(id_: str, place: int, row: Row, columns: Sequence[Column]) -> Html:
@@ -146,7 +152,7 @@ def _row(id_: str, place: int, row: Row, columns: Sequence[Column]) -> Html:
     for i, column in enumerate(columns):
         key = column.key(row)
         attributes = {
-            "cls": "numeric" if column.numeric else None,
+            "cls": column.cls,
             "data_key": "" if key is None else key,
         }
         cells.append(
@@ -176,7 +182,7 @@ def _names(row: Row) -> Html:
 
 def _axes(row: Row) -> Html:
     sizes = "\N{MULTIPLICATION SIGN}".join(map(str, row["shape"])) or "scalar"
-    return join([sizes, tag("small", breakable(" ".join(row["dims"])))])
+    return join([sizes, tag("small", " ".join(row["dims"]))])
 
 
 def _size(row: Row) -> int:
