@@ -8,7 +8,7 @@ presets.py     ... of the published sizes, by name
 scopes.py, rules.py   variable names -> state-dict keys
 model.py, stack.py   the PyTorch model, made of attention.py, talking_heads.py, layers.py, mixture.py, ...
 cache.py, generation.py, decode.py   decoding: the port, and the original
-taps.py        where the model is listened to
+taps.py        where the model is listened to; tap_buckets.py: by relative position
 reference.py   the original, built, tapped (reference_taps.py) and run in the reference process
 port.py        all of it, as the core sees it
 """
