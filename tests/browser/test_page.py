@@ -231,6 +231,8 @@ def test_paper_shows_everything_dark_on_white(
 ) -> None:
     chromium.open(page, 760, dark=dark, media="print")
     assert chromium.driver.execute_script(CONTRAST, "body") >= [12.0]
+    for selector in (".lead", ".stamp", ".badge", "svg .tick", "figcaption", ".beyond"):
+        assert min(chromium.driver.execute_script(CONTRAST, selector)) >= 4.5, selector
     assert chromium.ask("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert json.loads(chromium.texts("pre.ids")[0]) == content["provenance"]["inputs"]["ids"]
     assert not chromium.texts("nav") and not chromium.texts(".controls")

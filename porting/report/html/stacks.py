@@ -44,11 +44,9 @@ class Stack:
 
 def stacks(rows: Sequence[Row]) -> list[Stack]:
     """By the first component of the name; lone names such as `logits` together, as outputs."""
-    prefixes = {row["name"].split(".")[0] for row in rows if "." in row["name"]}
     groups: dict[str, list[tuple[int, Row]]] = {}
     for number, row in enumerate(rows):
-        first = row["name"].split(".")[0]
-        groups.setdefault(first if first in prefixes else OTHERS, []).append((number, row))
+        groups.setdefault(row["name"].split(".")[0], []).append((number, row))
     for name in [name for name, members in groups.items() if len(members) < _SMALL and name != OTHERS]:
         groups.setdefault(OTHERS, []).extend(groups.pop(name))
     if len(groups) > _MOST:

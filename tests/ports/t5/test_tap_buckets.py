@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from porting.ports.t5 import PORT
-from porting.ports.t5.presets import preset
+from porting.ports.t5.layer_specs import AttentionSpec
+from porting.ports.t5.presets import preset, with_layers
 from porting.ports.t5.tap_buckets import tap_buckets
 
 CONFIG = preset("t5.1.1.small")
@@ -35,6 +38,13 @@ def test_buckets_are_those_of_the_layers_own_stack(tensor: str) -> None:
 )
 def test_other_taps_have_no_buckets(name: str) -> None:
     assert tap_buckets(CONFIG, name, 3, 3) is None
+
+
+def test_positions_towards_the_encoder_have_no_bucket_of_their_own() -> None:
+    spans = replace(CONFIG.architecture, first_sentinel_id=32000)
+    spans = with_layers(spans, AttentionSpec, relative_attention_type="bias")
+    names = [f"decoder.block.0.layer.{layer}.scores" for layer in ("0.SelfAttention", "1.EncDecAttention")]
+    assert [tap_buckets(spans, name, 3, 3) is None for name in names] == [False, True]
 
 
 def test_the_port_says_so() -> None:
