@@ -65,15 +65,16 @@ def new_port_command(
         if show_status:
             if directory or in_tree:
                 raise InputError("--status looks at a port that is installed; leave out --to and --in-tree.")
-            results = _look(name, cache, output)
+            results, checkpoint = _look(name, cache, output)
             done = all(result.status in ("done", "not applicable") for result in results)
             content = {
                 "schema_version": 1,
                 "status": "complete" if done else "unfinished",
                 "port": name,
+                "checkpoint": checkpoint,
                 "steps": [result.to_json() for result in results],
             }
-            output.result(content, _status_lines(results))
+            output.result(content, _status_lines(results, checkpoint))
             sys.exit(EXIT_OK if done else EXIT_DIVERGED)
         if cache:
             raise InputError("--cache is for --status.")
@@ -85,21 +86,24 @@ def new_port_command(
         output.result(written.to_json(), _written_lines(written))
 
 
-def _look(name: str, cache: Path | None, output: Output) -> Sequence[StepResult]:
+def _look(name: str, cache: Path | None, output: Output) -> tuple[Sequence[StepResult], str | None]:
     from porting.scaffold.steps import PortSteps
     from porting.testing.cache import ContentCache
 
     with output.progress() as progress:
         kept = ContentCache(cache) if cache else None
-        return PortSteps(name, kept, lambda step: progress.stage(f"looking: {step.title}")).all()
+        steps = PortSteps(name, kept, lambda step: progress.stage(f"looking: {step.title}"))
+        return steps.all(), steps.checkpoint
 
 
-def _status_lines(results: Sequence[StepResult]) -> Iterator[str]:
+def _status_lines(results: Sequence[StepResult], checkpoint: str | None) -> Iterator[str]:
     rows = [(str(result.number), result.step.name, result.status, result.step.title) for result in results]
     yield from table(("", "step", "status", "done when"), rows)
     for result in results:
         if result.status == "not applicable":
             yield f"Step {result.number}, {result.step.name}, does not apply: {result.message}"
+    if checkpoint:
+        yield f"The original's checkpoint: {checkpoint}"
     todo = next((result for result in results if result.status == "next"), None)
     yield ""
     yield todo.message if todo else "Every step is done."

@@ -58,7 +58,8 @@ ALL_STEPS = (
         "variables",
         "every variable is claimed",
         "rules.py",
-        "Give every variable one rule: where it goes and what is done to it; or a Drop, with a reason.",
+        "Give every variable one rule: where it goes and what is done to it; or a Drop, with a reason. Once"
+        " model.py makes its parameters, `suggest-rules CHECKPOINT NAME` proposes a table.",
         checks.variables,
     ),
     Step(
@@ -197,6 +198,12 @@ class PortSteps:
     @cached_property
     def _work(self) -> Work:
         return Work(self.settings, self._cache or ContentCache(self.settings.cache_directory))
+
+    @property
+    def checkpoint(self) -> str | None:
+        """The path of the original's checkpoint, once the first step is done."""
+        done = self.result(STEPS[0]).status == DONE
+        return str(self._work.checkpoint.path) if done else None
 
     def all(self) -> Sequence[StepResult]:
         """Every step, in order."""
