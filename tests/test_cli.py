@@ -11,13 +11,23 @@ import pytest
 from click.testing import CliRunner, Result
 
 from porting import __version__
-from porting.cli import compare_outputs_command, convert_checkpoint_command
+from porting.cli import (
+    compare_outputs_command,
+    compare_reports_command,
+    convert_checkpoint_command,
+    suggest_rules_command,
+)
 from porting.compare import Comparison
 from porting.findings import Fault, Findings
 from tests.conftest import RunPython
 from tests.traces import T, TraceMaker
 
-COMMANDS = {"convert-checkpoint": convert_checkpoint_command, "compare-outputs": compare_outputs_command}
+COMMANDS = {
+    "convert-checkpoint": convert_checkpoint_command,
+    "compare-outputs": compare_outputs_command,
+    "compare-reports": compare_reports_command,
+    "suggest-rules": suggest_rules_command,
+}
 Invoke = Callable[..., Result]
 
 HELP = """

@@ -63,7 +63,7 @@ def suggest_rules_command(
             suggestion = suggest_rules(
                 source, factory, weights=weights, config=config, on_stage=progress.stage
             )
-        content = python_file(suggestion, Path(source).name or source, factory)
+        content = python_file(suggestion, Path(source).name or source, factory.rpartition("/")[2])
         if output is not None:
             write_text(Path(output), content, force=force)
         summary = summary_lines(suggestion, output)

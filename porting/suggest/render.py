@@ -25,7 +25,7 @@ def python_file(suggestion: Suggestion, source: str, module: str) -> str:
     body = "".join(f"{line}\n" for line in _table(suggestion))
     ops = sorted({type(op).__name__ for op in _ops(suggestion)})
     header = [
-        f'"""Suggested rules: {source} -> {module}. A starting file to edit.',
+        *textwrap.wrap(f'"""Suggested rules: {source} -> {module}. A starting file to edit.', _WIDTH),
         "",
         *textwrap.wrap(
             "Nothing has applied these rules. Each has a confidence from 0 to 1, and what it rests on: read"
@@ -58,18 +58,22 @@ def summary_lines(suggestion: Suggestion, written: str | None) -> list[str]:
     dropped = sum(len(found.names) for found in suggestion.drops)
     filled = sum(len(found.targets) for found in suggestion.rules)
     lines = [
-        f"{len(suggestion.rules)} rules for {claimed} variables and {filled} of {len(suggestion.targets)}"
-        f" parameters; {dropped} variables dropped.",
-        f"Confidence of at least {SURE}: {sure} rules; to check: {len(suggestion.rules) - sure}.",
+        f"{_count(len(suggestion.rules), 'rule')} for {_count(claimed, 'variable')} and {filled} of"
+        f" {_count(len(suggestion.targets), 'parameter')}; {_count(dropped, 'variable')} dropped.",
+        f"Confidence of at least {SURE}: {_count(sure, 'rule')}; to check: {len(suggestion.rules) - sure}.",
     ]
     if suggestion.unclaimed or suggestion.unfilled:
         lines.append(
-            f"Left over: {len(suggestion.unclaimed)} variables without a rule,"
-            f" {len(suggestion.unfilled)} parameters without a variable."
+            f"Left over: {_count(len(suggestion.unclaimed), 'variable')} without a rule,"
+            f" {_count(len(suggestion.unfilled), 'parameter')} without a variable."
         )
     lines += suggestion.notes
     lines.append("Nothing was converted: these are proposals.")
     return [*lines, f"Wrote {written}"] if written else lines
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
 def _table(suggestion: Suggestion) -> Iterator[str]:

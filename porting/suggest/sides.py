@@ -37,6 +37,7 @@ class Side:
         read: values by name; None where there are none.
         unreadable: names whose values are no numbers.
         tied: of parameters: further name -> the name under which the parameter is listed.
+        notes: what else there is to know, in words.
     """
 
     shapes: Mapping[str, Shape]
@@ -45,6 +46,7 @@ class Side:
     read: Read | None = None
     unreadable: frozenset[str] = frozenset()
     tied: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def variables(checkpoint: Checkpoint) -> Side:
@@ -112,7 +114,13 @@ def parameters(module: torch.nn.Module, weights: str | Path | None = None) -> Si
         array: npt.NDArray[Any] = tensor.to(torch.float32).numpy()
         return array
 
-    return Side(shapes, {name: files[where[name]][2] for name in shapes}, owners, read, tied=tied)
+    notes = tuple(
+        f"The weights hold both {alias} and {name}, one parameter in the module: it has lost one of them."
+        for alias, name in tied.items()
+        if alias in files and name in files
+    )
+    dtypes = {name: files[where[name]][2] for name in shapes}
+    return Side(shapes, dtypes, owners, read, tied=tied, notes=notes)
 
 
 def _stored(path: Path) -> dict[str, tuple[Path, Shape, str]]:

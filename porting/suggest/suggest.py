@@ -146,7 +146,7 @@ def suggest(ours: Side, theirs: Side, on_stage: Callable[[str], None] = lambda _
     lost = orphans(ours)
     sources = items(ours, [name for name in names if name not in lost], is_fused(wanted))
     targets = items(theirs, wanted, is_fused(names))
-    notes: list[str] = []
+    notes = [*theirs.notes]
     contents = None
     if ours.read is not None and theirs.read is not None:
         on_stage("comparing values")

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from porting.mapping import Plan, make_plan
 from porting.suggest.suggest import SURE, Suggestion
 
+# Parameter -> its variable (several joined by +), and the ops as text, joined by ", ".
+Truth = dict[str, tuple[str, str]]
+
 
 @dataclass(frozen=True)
 class Judged:
-    """Pairs of (confidence, variable, parameter, ops)."""
+    """Pairs of (confidence, variable, parameter)."""
 
     right: list[tuple[float, str, str]]
     wrong: list[tuple[float, str, str]]
@@ -21,12 +23,8 @@ class Judged:
         return [pair for pair in self.wrong if pair[0] >= SURE]
 
 
-def judge(suggestion: Suggestion, truth: Mapping[str, tuple[str, str]]) -> Judged:
-    """Each pair that the rules make, by the plan they give for just what they claim.
-
-    Args:
-        truth: parameter -> its variable, and the ops, as text, joined by ", ".
-    """
+def judge(suggestion: Suggestion, truth: Truth) -> Judged:
+    """Each pair that the rules make, by the plan they give for just what they claim."""
     right, wrong = [], []
     for found in suggestion.rules:
         plan: Plan = make_plan(
