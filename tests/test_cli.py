@@ -133,7 +133,16 @@ def test_an_unusable_option_exits_2_and_is_shown(
 SOURCES = {
     "convert-checkpoint": ["nowhere/model.ckpt-1", "out"],
     "compare-outputs": ["nowhere/model.ckpt-1", "nowhere/model"],
+    "compare-reports": ["nowhere/model.json", "nowhere/model.json"],
+    "suggest-rules": ["nowhere/model.ckpt-1", "t5"],
 }
+# What each command calls to do its work.
+CALLED = (
+    "porting.convert.convert_checkpoint",
+    "porting.workbench.compare_outputs",
+    "porting.report.reports_beside.compare_reports",
+    "porting.suggest.suggest.suggest_rules",
+)
 
 
 def test_a_missing_source_is_one_message_and_no_traceback(name: str, invoke: Invoke, tmp_path: Path) -> None:
@@ -174,8 +183,8 @@ def test_a_bug_is_no_verdict(name: str, invoke: Invoke, monkeypatch: pytest.Monk
     def fail(*_: object, **__: object) -> None:
         raise ZeroDivisionError("surprise")
 
-    monkeypatch.setattr("porting.convert.convert_checkpoint", fail)
-    monkeypatch.setattr("porting.workbench.compare_outputs", fail)
+    for function in CALLED:
+        monkeypatch.setattr(function, fail)
     result = invoke(name, "source", "target")
     assert result.exit_code == 3
     assert "bug in porting: ZeroDivisionError: surprise" in result.stderr
@@ -187,8 +196,8 @@ def test_an_interrupt_is_no_traceback(name: str, invoke: Invoke, monkeypatch: py
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("porting.convert.convert_checkpoint", interrupt)
-    monkeypatch.setattr("porting.workbench.compare_outputs", interrupt)
+    for function in CALLED:
+        monkeypatch.setattr(function, interrupt)
     result = invoke(name, "source", "target")
     assert result.exit_code == 130
     assert "Interrupted" in result.stderr
