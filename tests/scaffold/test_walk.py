@@ -6,7 +6,9 @@ The original is TensorFlow 1 code, and runs: without TensorFlow these tests are 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 
 import pytest
 
@@ -37,7 +39,8 @@ PROMISED: Mapping[str, tuple[str, ...]] = {
 
 @pytest.fixture(scope="module")
 def filling(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Filling]:
-    pytest.importorskip("tensorflow")
+    if not find_spec("tensorflow") or not hasattr(os, "fork"):
+        pytest.skip("the original is TensorFlow code, and runs of pytest are forked")
     filling = Filling(tmp_path_factory.mktemp("walk"))
     yield filling
     filling.close()
@@ -86,3 +89,20 @@ def test_the_status_says_the_same(walk: list[dict[str, Outcome]], filling: Filli
     content = json.loads(result.stdout)
     assert content["status"] == "complete"
     assert {step["status"] for step in content["steps"]} == {"done"}
+
+
+def test_a_finished_port_that_breaks_fails_where_it_goes_wrong(
+    walk: list[dict[str, Outcome]], filling: Filling
+) -> None:
+    del walk
+    model = filling.target("package/model.py")
+    right = model.read_text()
+    model.write_text(right.replace("EPSILON = 1e-3", "EPSILON = 1e-2"))
+    outcomes = filling.outcomes()
+    model.write_text(right)
+    assert outcomes["embeddings"].result == "passed"
+    message = outcomes["first_layer"].message
+    assert "Step 6 of 13, first_layer: the first layer agrees? Not yet." in message
+    assert "First divergence: h.0.ln_1 (original: model/h0/ln_1/normed:0)" in message
+    assert "2 are wrong by themselves" in message and "Fault 1 of 2: h.0.ln_1" in message
+    assert {outcomes[step].result for step in STEPS[6:]} == {"skipped"}
