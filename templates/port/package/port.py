@@ -36,8 +36,9 @@ def build(config: Config) -> torch.nn.Module:
 def run(model: torch.nn.Module, inputs: Inputs) -> Mapping[str, torch.Tensor]:
     """Call the model, and return its outputs by the names of their taps."""
     raise UnfinishedError(
-        "Turn inputs.arrays() into int64 tensors on the model's device, call the model, and return its"
-        ' outputs by tap name: {"logits": output.logits, "loss": output.loss}.'
+        'Turn the arrays (inputs["inputs"], ...) into int64 tensors on the model\'s device, call the model,'
+        ' and return its outputs by tap name: {"logits": output.logits, "loss": output.loss}, without what'
+        " is None as long as it is not computed."
     )
 
 
