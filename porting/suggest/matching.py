@@ -32,7 +32,7 @@ _NAMES_FOREIGN = 0.6  # ... only the shape speaks for a pair
 _SQUARE_VOTED = 0.75  # ... the shapes leave it open, and others like it agree
 _SQUARE = 0.5  # ... and nothing else says either
 _ORDER_OF_QKV = 0.7  # ... q, k, v are assumed in this order
-_CLOSE_RIVAL, _EQUAL_RIVAL = 0.85, 0.5  # ... another is nearly, or just, as likely
+_CLOSE_RIVAL = 0.85  # ... another is nearly as likely
 _OTHER_VALUES = 0.3  # ... the values are others, and other tensors' are the same
 _LINEAR = "Linear"
 EXACT, CLOSE = 0.99, 0.97
@@ -219,7 +219,7 @@ def _judged(link: _Link, way: Way, lead: float, rival: str, alone: bool) -> tupl
     confidence = link.score * (0.5 + 0.5 * lead / max(lead + 1 - link.score, 1e-9))
     if rival and lead < _LEAD:
         reasons.append(f"nearly as likely: {rival}" if lead > _TIE else f"ambiguous with {rival}")
-        confidence = min(confidence, _CLOSE_RIVAL if lead > _TIE else _EQUAL_RIVAL)
+        confidence = min(confidence, _CLOSE_RIVAL)
     return confidence, reasons
 
 

@@ -27,6 +27,8 @@ def judge(suggestion: Suggestion, truth: Truth) -> Judged:
     """Each pair that the rules make, by the plan they give for just what they claim."""
     right, wrong = [], []
     for found in suggestion.rules:
+        claimed = {name for name in suggestion.sources if found.rule.regex.fullmatch(name)}
+        assert claimed == {*found.sources}, "a pattern claims just what it was made from"
         plan: Plan = make_plan(
             [found.rule],
             {name: suggestion.sources[name] for name in found.sources},

@@ -144,7 +144,7 @@ def test_q_k_and_v_are_stacked_where_the_module_has_them_in_one() -> None:
     assert suggestion.complete
     assert judged.wrong == []
     confidence, reasons = rule_of(suggestion, "encoder.layers.0.self_attn.in_proj_bias")
-    assert confidence < SURE
+    assert confidence <= 0.7
     assert "joined in the order q, k, v is usual, not proved" in reasons
 
 
@@ -220,6 +220,16 @@ def test_what_is_alike_on_both_sides_is_ambiguous() -> None:
     assert suggestion.complete
     assert all(rule.confidence <= 0.5 for rule in suggestion.rules)
     assert any("ambiguous with" in reason for rule in suggestion.rules for reason in rule.reasons)
+
+
+def test_a_candidate_that_comes_near_is_named() -> None:
+    same = "encoder/relative/position/attention/self/q/kernel"
+    near = "encoder.relative.position.attention.self.q.adapter.weight"
+    targets = {same.replace("/", ".").replace("kernel", "weight"): (6, 4), near: (6, 4)}
+    suggestion = suggest(Side({same: (4, 6)}), Side(targets))
+    (rule,) = suggestion.rules
+    assert rule.confidence <= 0.85
+    assert f"nearly as likely: {near}" in rule.reasons
 
 
 def test_what_is_left_over_has_candidates_and_is_no_plan() -> None:
