@@ -52,8 +52,9 @@ class LiveView:
         self._done += amount
 
     def tensor(self, name: str, total: int) -> None:
-        """This tensor is reached, of so many in the stage."""
-        self._done, self._total, self._tensor = self._done + 1, total, name
+        """This tensor is reached, of so many in the stage; more, where a module is called more than once."""
+        self._done += 1
+        self._total, self._tensor = max(total, self._done), name
 
     def compared(self, name: str, max_abs_diff: float) -> None:
         """A tensor was compared; the worst so far stays in view."""

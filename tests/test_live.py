@@ -108,6 +108,14 @@ def test_lines_say_how_far_and_how_long() -> None:
     assert view.lines(40)[0].endswith("1:01:40")
 
 
+def test_more_tensors_than_there_are_taps() -> None:
+    view = LiveView()
+    view.stage("comparing")
+    for _ in range(3):
+        view.tensor("a", 2)
+    assert view.lines(40)[1] == "3 of 3: a"
+
+
 def test_no_number_is_the_worst_there_is() -> None:
     view = LiveView()
     view.compared("a", 3.0)
