@@ -215,7 +215,7 @@ def _judged(link: _Link, way: Way, lead: float, rival: str, alone: bool) -> tupl
             return _NAMES_FOREIGN * 0.8, reasons
         return 1 - 0.5 * (1 - link.score) if link.score > 0.5 else max(link.score, _NAMES_FOREIGN), reasons
     # Of what could be better, how much the next best lacks more.
-    lead = max(lead, 0.0)
+    lead = lead if lead > _TIE else 0.0
     confidence = link.score * (0.5 + 0.5 * lead / max(lead + 1 - link.score, 1e-9))
     if rival and lead < _LEAD:
         reasons.append(f"nearly as likely: {rival}" if lead > _TIE else f"ambiguous with {rival}")
