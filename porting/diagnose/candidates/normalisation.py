@@ -1,4 +1,4 @@
-"""Another normalisation: epsilon, with the mean taken off, without its weight, or none at all."""
+"""Another normalisation: epsilon, with the mean taken off, without its weight or bias, or none at all."""
 
 from __future__ import annotations
 
@@ -20,6 +20,14 @@ _NARROW_MEAN = "mean in bfloat16"
 
 
 @dataclass(frozen=True)
+class _Weights:
+    """What a norm multiplies by, and what it adds, float64 [features]."""
+
+    scale: Tensor
+    bias: Tensor | None
+
+
+@dataclass(frozen=True)
 class _Form:
     """One way to normalise.
 
@@ -29,6 +37,7 @@ class _Form:
         by: what it is divided by: root mean square, root of the sum of squares, or nothing.
         weight: how the weight is used: multiplied, 1 + weight, or not at all.
         outside: whether epsilon is added to the root, not under it.
+        bias: whether the bias is added, where there is one.
     """
 
     words: str
@@ -36,8 +45,10 @@ class _Form:
     by: str
     weight: str
     outside: bool = False
+    bias: bool = True
 
-    def value(self, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+    def value(self, x: Tensor, weights: _Weights, epsilon: float) -> Tensor:
+        weight = weights.scale
         centred = x - x.mean(-1, keepdim=True) if self.mean else x
         squares = centred.square()
         if self.by == "none":
@@ -48,7 +59,8 @@ class _Form:
                 total = centred.bfloat16().square().mean(-1, keepdim=True).double()
             scale = 1 / (total.sqrt() + epsilon) if self.outside else torch.rsqrt(total + epsilon)
         factor = {"times": weight, "plus one": 1 + weight, "none": torch.ones_like(weight)}[self.weight]
-        return centred * scale * factor
+        scaled = centred * scale * factor
+        return scaled + weights.bias if self.bias and weights.bias is not None else scaled
 
 
 _FORMS = (
@@ -67,18 +79,15 @@ _FORMS = (
 
 
 def another_norm(site: Site) -> Iterator[Hypothesis]:
-    """Where one tensor goes in, one of its shape comes out, and one vector of weights lies between."""
-    weights = [p for p in site.parameters().values() if p.shape == site.port.shape[-1:]]
+    """Where one tensor goes in, one of its shape comes out, and a vector of weights or two lie between."""
     if len(site.recorded.arguments) != 1:
         return
-    own = next((p for p in _vectors(site) if p.shape == site.port.shape[-1:]), None)
-    weight = weights[0] if len(weights) == 1 else own
     x = site.recorded.arguments[0].cpu().double()
-    if weight is None or x.shape != site.port.shape:
+    weights = _weights(site)
+    if weights is None or x.shape != site.port.shape:
         return
-    weight = weight.detach().cpu().double()
-    port = _form_of(x, weight, site.port, site.is_port)
-    original = _form_of(x, weight, site.original, site.agrees)
+    port = _form_of(x, weights, site.port, site.is_port)
+    original = _form_of(x, weights, site.original, site.agrees)
     if port is None or original is None:
         return
     (form, epsilon, value), (right_form, right_epsilon, right_value) = port, original
@@ -90,24 +99,35 @@ def another_norm(site: Site) -> Iterator[Hypothesis]:
     yield Hypothesis(cause, right_value, value)
 
 
-def _vectors(site: Site) -> Iterator[Tensor]:
-    """Weights of the module that the tensor may not have been computed with."""
-    if site.module is not None:
-        yield from (p for p in site.module.parameters(recurse=False) if p.ndim == 1)
+def _weights(site: Site) -> _Weights | None:
+    """Of those that the tensor was computed with, else of the module, which may not have used them."""
+    module = site.module
+    own = dict(module.named_parameters(recurse=False)) if module is not None else {}
+    for parameters in (site.parameters(), own):
+        vectors = {name: p for name, p in parameters.items() if p.shape == site.port.shape[-1:]}
+        biases = [p for name, p in vectors.items() if name.rpartition(".")[2] in ("bias", "beta")]
+        scales = [p for name, p in vectors.items() if name.rpartition(".")[2] not in ("bias", "beta")]
+        if len(scales) == 1 and len(biases) <= 1:
+            # A bias that was left out is the module's, still.
+            biases = biases or [own[name] for name in ("bias", "beta") if name in own]
+            scale, *bias = (p.detach().cpu().double() for p in (*scales, *biases))
+            return _Weights(scale, bias[0] if bias else None)
+    return None
 
 
 def _form_of(
-    x: Tensor, weight: Tensor, value: Tensor, accepts: Callable[[Tensor], bool]
+    x: Tensor, weights: _Weights, value: Tensor, accepts: Callable[[Tensor], bool]
 ) -> tuple[_Form, float, Tensor] | None:
     """The first form whose values are accepted, with the epsilon that fits best."""
-    for form in _FORMS:
+    without = [replace(form, bias=False, words=f"{form.words}, without its bias") for form in _FORMS]
+    for form in _FORMS if weights.bias is None else (*_FORMS, *without):
         best: tuple[float, float, Tensor] | None = None
-        for epsilon in (*_EPSILONS, _epsilon(form, x, weight, value)) if form.by != "none" else (0.0,):
+        for epsilon in (*_EPSILONS, _epsilon(form, x, weights, value)) if form.by != "none" else (0.0,):
             if not (math.isfinite(epsilon) and epsilon >= 0):
                 continue
             if best is not None and epsilon not in _EPSILONS:
                 continue  # an estimate differs from norm to norm, and one cause would seem several
-            found = form.value(x, weight, epsilon)
+            found = form.value(x, weights, epsilon)
             error = float((found - value).square().mean())
             if accepts(found) and (best is None or error < best[0]):
                 best = error, epsilon, found
@@ -116,9 +136,11 @@ def _form_of(
     return None
 
 
-def _epsilon(form: _Form, x: Tensor, weight: Tensor, value: Tensor) -> float:
+def _epsilon(form: _Form, x: Tensor, weights: _Weights, value: Tensor) -> float:
     """From the rows of smallest variance, where epsilon shows most."""
-    unscaled = replace(form, by="none").value(x, weight, 0.0)
+    unscaled = replace(form, by="none", bias=False).value(x, weights, 0.0)
+    if form.bias and weights.bias is not None:
+        value = value - weights.bias
     ratio = (unscaled * value).sum(-1) / value.square().sum(-1)  # sqrt(mean square + epsilon)
     centred = x - x.mean(-1, keepdim=True) if form.mean else x
     total = centred.square().mean(-1) if form.by == "mean" else centred.square().sum(-1)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.faulty import Bench, Toy
+from tests.faulty import Bench, Toy, randomise
 
 
 @pytest.fixture(scope="module")
@@ -57,3 +57,49 @@ def test_a_form_that_is_not_known_is_not_called_one_that_is(bench: Bench) -> Non
 
     (fault,) = bench.faults(bench.faulty(norm_as(unknown)))
     assert fault.name == "norm" and fault.cause is None
+
+
+class WithBias(Toy):
+    """The same with PyTorch's layer norm, as BERT has it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(8, eps=1e-12)
+        randomise(self)
+
+
+@pytest.fixture(scope="module")
+def biased() -> Bench:
+    return Bench(WithBias())
+
+
+@pytest.mark.parametrize("value", [1e-2, 1e-3, 0.037])
+def test_another_epsilon_of_a_layer_norm_is_named(biased: Bench, value: float) -> None:
+    cause = biased.cause(lambda model: setattr(model.norm, "eps", value), "norm")
+    assert cause.kind == "epsilon" and f"epsilon is {value:.3g} in the port" in cause.words
+
+
+@pytest.mark.parametrize(
+    ("forward", "words"),
+    [
+        (lambda x, w, b: x * rms(x) * w + b, "divides by the root mean square"),
+        (
+            lambda x, w, _b: nn.functional.layer_norm(x, (8,), w, eps=1e-12),
+            "takes off the mean (layer norm), without its bias",
+        ),
+        (
+            lambda x, _w, b: nn.functional.layer_norm(x, (8,), eps=1e-12) + b,
+            "takes off the mean, and leaves out its weight",
+        ),
+    ],
+)
+def test_another_form_of_a_layer_norm_is_named(biased: Bench, forward: object, words: str) -> None:
+    def change(model: Toy) -> None:
+        norm = model.norm
+        norm.forward = lambda x: forward(x, norm.weight, norm.bias)  # type: ignore[operator]
+
+    cause = biased.cause(change, "norm")
+    assert (cause.kind, cause.words) == (
+        "norm",
+        f"the port's norm {words}; the original's takes off the mean (layer norm)",
+    )
