@@ -51,9 +51,10 @@ from typing import Any
 
 import numpy as np
 
-from porting.errors import Problem, ReferenceRunError
+from porting.errors import ReferenceRunError
 from porting.inputs import Inputs
 from porting.module_output import module_output
+from porting.references.fit import require_fit
 from porting.references.original_tap import OriginalTap, heard_taps
 from porting.references.serve import (
     Answer,
@@ -130,22 +131,7 @@ def load_variables(checkpoint: str | Path, like: Any) -> dict[str, Any]:
     found = _read(Path(checkpoint))
     if set(wanted) != set(found) and {f"params/{name}" for name in found} & set(wanted):
         found = {f"params/{name}": value for name, value in found.items()}
-    problems = [
-        Problem(name, f"an array {list(shape)}", "none in the file")
-        for name, shape in wanted.items()
-        if name not in found
-    ]
-    for name, value in found.items():
-        if name not in wanted:
-            problems.append(Problem(name, "a variable of that name", "none in the module"))
-        elif value.shape != wanted[name]:
-            problems.append(Problem(name, f"shape {list(wanted[name])}", f"{list(value.shape)}"))
-    if problems:
-        raise ReferenceRunError(
-            "The original's module and the checkpoint do not fit.",
-            problems=problems,
-            remedy="The config used here does not belong to this checkpoint.",
-        )
+    require_fit(wanted, {name: value.shape for name, value in found.items()}, all_used=True)
     return dict(unflatten_dict({tuple(name.split("/")): value for name, value in found.items()}))
 
 

@@ -51,9 +51,10 @@ from typing import Any
 
 import numpy as np
 
-from porting.errors import Problem, ReferenceRunError
+from porting.errors import ReferenceRunError
 from porting.inputs import Inputs
 from porting.module_output import ModuleOutput, module_output
+from porting.references.fit import require_fit
 from porting.references.original_tap import OriginalTap, heard_taps
 from porting.references.serve import (
     Answer,
@@ -138,19 +139,11 @@ def load_weights(
     stored = reader.get_variable_to_shape_map()
     # Keras 3 keeps the state of its random numbers (dropout's) in variables, too.
     variables = [v for v in model.variables if not own_name(v).endswith("seed_generator_state")]
-    problems = []
-    for variable in variables:
-        name, shape = variable_name(variable), list(variable.shape)
-        if name not in stored:
-            problems.append(Problem(name, f"a variable of shape {shape}", "none in the checkpoint"))
-        elif stored[name] != shape:
-            problems.append(Problem(name, f"shape {shape}", f"{stored[name]}"))
-    if problems:
-        raise ReferenceRunError(
-            "The original's model and the checkpoint do not fit.",
-            problems=problems,
-            remedy="The config used here does not belong to this checkpoint, or `variable_name` is wrong.",
-        )
+    require_fit(
+        {variable_name(variable): list(variable.shape) for variable in variables},
+        stored,
+        remedy="The config used here does not belong to this checkpoint, or `variable_name` is wrong.",
+    )
     for variable in variables:
         variable.assign(reader.get_tensor(variable_name(variable)))
 

@@ -49,10 +49,11 @@ from safetensors.torch import load_file
 from porting.capture import modules_by_path, plain_path, run_tapped, to_numpy
 from porting.checkpoint import open_checkpoint
 from porting.checkpoint.safetensors_file import FORMAT as SAFETENSORS
-from porting.errors import InputError, Problem, ReferenceRunError
+from porting.errors import InputError, ReferenceRunError
 from porting.gradients.capture import Taken, take_gradients
 from porting.inputs import Inputs
 from porting.module_output import module_output
+from porting.references.fit import require_fit
 from porting.references.original_tap import OriginalTap, heard_taps
 from porting.references.serve import (
     Answer,
@@ -128,22 +129,12 @@ def load_weights(
         held = next((name for name in names if name in state), None)
         if held is not None and own[held].numel():
             state.update({name: state[held] for name in names if name not in state})
-    problems = [
-        Problem(name, f"a tensor {list(tensor.shape)}", "none")
-        for name, tensor in own.items()
-        if name not in state
-    ]
-    for name, tensor in state.items():
-        if name not in own:
-            problems.append(Problem(name, "a parameter or buffer of that name", "none in the module"))
-        elif tensor.shape != own[name].shape:
-            problems.append(Problem(name, f"shape {list(own[name].shape)}", f"{list(tensor.shape)}"))
-    if problems:
-        raise ReferenceRunError(
-            "The original's module and the checkpoint do not fit.",
-            problems=problems,
-            remedy="The config used here does not belong to this checkpoint, or `rename` is wrong.",
-        )
+    require_fit(
+        {name: tensor.shape for name, tensor in own.items()},
+        {name: tensor.shape for name, tensor in state.items()},
+        all_used=True,
+        remedy="The config used here does not belong to this checkpoint, or `rename` is wrong.",
+    )
     module.load_state_dict(state)
 
 

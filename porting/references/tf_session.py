@@ -5,14 +5,14 @@ Imported only inside the reference process; what `mesh_tf` and `tf1_graph` have 
 
 from __future__ import annotations
 
-import difflib
 import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from porting.errors import Problem, ReferenceRunError
+from porting.errors import ReferenceRunError
+from porting.references.fit import require_fit
 from porting.references.serve import not_installed
 
 
@@ -81,29 +81,11 @@ class Weights:
         if not variables:
             return
         reader = self._open()
-        self._check(variables, reader.get_variable_to_shape_map())
+        require_fit({v.op.name: v.shape.as_list() for v in variables}, reader.get_variable_to_shape_map())
         for variable in variables:
             dtype = variable.dtype.base_dtype.as_numpy_dtype
             variable.load(self._read(reader, variable.op.name).astype(dtype), self.session)
             self._restored.add(variable.op.name)
-
-    def _check(self, variables: list[Any], stored: dict[str, list[int]]) -> None:
-        problems = []
-        for variable in sorted(variables, key=lambda v: str(v.op.name)):
-            name, shape = variable.op.name, variable.shape.as_list()
-            if name not in stored:
-                near = difflib.get_close_matches(name, stored, n=2)
-                remedy = f"the nearest in the checkpoint: {', '.join(near)}" if near else ""
-                problems.append(Problem(name, f"a variable of shape {shape}", "none", remedy))
-            elif shape != list(stored[name]):
-                problems.append(Problem(name, f"shape {shape}", f"{list(stored[name])}"))
-        if problems:
-            raise ReferenceRunError(
-                f"The original builds {len(problems)} variables that the checkpoint lacks or holds in another"
-                " shape.",
-                problems=problems,
-                remedy="The config used here does not belong to this checkpoint.",
-            )
 
     def _open(self) -> Any:
         try:

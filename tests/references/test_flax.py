@@ -114,7 +114,7 @@ def test_whole_variables_and_variables_that_do_not_fit(runner: Runner, tmp_path:
         np.testing.assert_array_equal(same["scores"], scores)
     with pytest.raises(ReferenceRunError) as error:
         Runner(runner.process, spoiled, tmp_path / "spoiled").run(IDS)
-    assert "params/block/dense/kernel: expected an array [5, 5], found none" in str(error.value)
+    assert "params/block/dense/kernel: expected shape [5, 5], found none" in str(error.value)
     assert "params/odd/kernel: expected a variable of that name, found none" in str(error.value)
 
 
