@@ -115,7 +115,7 @@ def test_whole_variables_and_variables_that_do_not_fit(runner: Runner, tmp_path:
     with pytest.raises(ReferenceRunError) as error:
         Runner(runner.process, spoiled, tmp_path / "spoiled").run(IDS)
     assert "params/block/dense/kernel: expected shape [5, 5], found none" in str(error.value)
-    assert "params/odd/kernel: expected a variable of that name, found none" in str(error.value)
+    assert "params/odd/kernel: expected a place for it in the original, found none" in str(error.value)
 
 
 @pytest.mark.slow
