@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.metadata import entry_points
 from pathlib import Path
+from traceback import extract_tb
 from typing import TYPE_CHECKING, Any
 
 from porting.errors import ConfigError
@@ -124,13 +125,20 @@ def _load_ports() -> tuple[dict[str, Port], dict[str, str]]:
         try:
             port = point.load()
         except (Exception, SystemExit) as error:
-            reasons[point.name] = f"{point.value} cannot be loaded: {type(error).__name__}: {error}"
+            said = f"{type(error).__name__}: {error}"
+            reasons[point.name] = f"{point.value} cannot be loaded: {said}{_raised_at(error)}"
             continue
         if isinstance(port, Port):
             ports[point.name] = port
         else:
             reasons[point.name] = f"{point.value} is not a Port, but a {type(port).__name__}"
     return ports, reasons
+
+
+def _raised_at(error: BaseException) -> str:
+    """` (path:line)` of the last line of a file that an error came through."""
+    frames = [f for f in extract_tb(error.__traceback__) if not f.filename.startswith("<")]
+    return f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
 
 
 def installed_ports() -> dict[str, Port]:

@@ -5,7 +5,10 @@ Imported only inside the reference process. `import_tf1()` gives the TensorFlow 
 
     tf.contrib.layers.layer_norm   as it was (variables beta and gamma, epsilon 1e-12)
     tf.contrib.*, any other name   can be imported; it says what is gone when it is called
-    tf.estimator                   ModeKeys, SessionRunHook, CheckpointSaverListener
+    tf.estimator                   ModeKeys, SessionRunHook, CheckpointSaverListener; EstimatorSpec and
+                                   tpu.TPUEstimatorSpec, so that an original's own model_fn can be called:
+                                   `model_fn(features, labels, "eval", params).loss`
+    tf.flags                       parsed already, each with its default
     tf.layers                      (dense, ...) from the package tf-keras, TensorFlow's own code of it
 
 Old packages say one of three things, and each works after `import_tf1()`:
@@ -47,6 +50,8 @@ def import_tf1(extra: str = "tf1") -> Any:
     tf = import_graph_tensorflow(extra)
     restore_estimator(tf)
     _restore_contrib(tf)
+    # Modules of old packages read the flags that they define, which their own main would have parsed.
+    tf.flags.FLAGS.mark_as_parsed()
     if importlib.util.find_spec("tf_keras"):
         _ = tf.layers.dense  # loads it, while `tensorflow` is what it expects
     else:
@@ -79,9 +84,23 @@ def restore_estimator(tf: Any) -> None:
         ModeKeys=types.SimpleNamespace(TRAIN="train", EVAL="eval", PREDICT="infer"),
         SessionRunHook=tf.train.SessionRunHook,
         CheckpointSaverListener=tf.train.CheckpointSaverListener,
+        EstimatorSpec=_Spec,
+        tpu=types.SimpleNamespace(TPUEstimatorSpec=_Spec),
     )
     tf.estimator = estimator
     sys.modules[estimator.__name__] = estimator
+
+
+class _Spec:
+    """What a model_fn returns: the tensors it was given by name; None for those it was not."""
+
+    def __init__(self, mode: Any, **given: Any) -> None:
+        self.mode = mode
+        self.__dict__.update(given)
+
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("__"):
+            raise AttributeError(name)
 
 
 def _restore_contrib(tf: Any) -> None:

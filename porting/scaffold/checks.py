@@ -9,12 +9,11 @@ from contextlib import suppress
 
 import numpy as np
 
-from porting.convert import plan_conversion, variable_shapes
-from porting.errors import ConfigError
+from porting.convert import find_config, plan_conversion, variable_shapes
 from porting.mapping import Drop, Plan, Rule, Shape, make_plan
 from porting.model_dir import load_model
-from porting.port import port_for_variables
-from porting.scaffold.unfinished import shown
+from porting.port import ResolvedConfig, port_for_variables
+from porting.scaffold.unfinished import UnfinishedError, shown
 from porting.scaffold.work import MAKER, StepFailedError, Work
 from porting.tokenizer import compare_tokenizer
 
@@ -27,7 +26,7 @@ def contradicts(step: str, work: Work) -> bool:
     """Whether the port has what `port.toml` says that it does not have."""
     try:
         has = {"generation": work.port.decoding, "tokenizer": work.port.tokenizer}
-    except ConfigError:  # the port cannot be loaded: the first step says so
+    except StepFailedError:  # the port cannot be loaded: the first step says so
         return False
     return has.get(step) is not None
 
@@ -48,7 +47,7 @@ def checkpoint(work: Work) -> None:
 
 def config(work: Work) -> None:
     """The config is read, and config.json says all of it."""
-    port, found = work.port, work.resolved.config
+    port, found = work.port, _resolved(work).config
     content = json.loads(json.dumps(port.config_to_json(found)))
     if content.get("model_type") not in port.model_types:
         raise StepFailedError(
@@ -64,6 +63,21 @@ def config(work: Work) -> None:
             f"The config is another one after config.json:\n  before: {found}\n  after:  {again}",
             todo="Let `config_to_json` write every field, and `config_from_json` read it.",
         )
+
+
+def _resolved(work: Work) -> ResolvedConfig:
+    """The config; where none was found that is said, for then it has to be inferred."""
+    try:
+        return work.resolved
+    except UnfinishedError as error:
+        if find_config(work.checkpoint, work.port) is not None:
+            raise
+        beside = sorted(path.name for path in work.checkpoint.path.parent.iterdir())
+        raise StepFailedError(
+            f"None of CONFIG_FILES ({', '.join(work.port.config_files)}) lies beside the checkpoint, so that"
+            f" the config has to be inferred, and that is not written. There are: {', '.join(beside)}",
+            todo=f"Name the original's config file in CONFIG_FILES and read it; or: {error.message}",
+        ) from error
 
 
 def variables(work: Work) -> None:

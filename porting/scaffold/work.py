@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from porting.checkpoint import Checkpoint, open_checkpoint
 from porting.convert import convert_checkpoint, resolve_config
-from porting.errors import PortingError, ReferenceRunError
+from porting.errors import ConfigError, PortingError, ReferenceRunError
 from porting.port import Port, ResolvedConfig, port_named
 from porting.references.process import run_in_process
 from porting.scaffold.settings import PortSettings
@@ -53,7 +53,11 @@ class Work:
     @cached_property
     def port(self) -> Port:
         """The port."""
-        return port_named(self.settings.name)
+        try:
+            return port_named(self.settings.name)
+        except ConfigError as error:
+            todo = "Mend what is named above: the port cannot be imported."
+            raise StepFailedError(str(error), self.settings.directory, todo) from error
 
     @cached_property
     def checkpoint(self) -> Checkpoint:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import count as counting
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from porting.errors import InputError
 from porting.inputs import TEXT_TO_TEXT, Inputs
 from porting.original import Original
 from porting.port import Port
-from porting.search.revealing import revealing_inputs
+from porting.search.revealing import LENGTHS, revealing_inputs
 from porting.search.search import Failure, PortRaised, SearchResult, search
 from porting.trace import Trace
 
@@ -79,12 +80,17 @@ def search_port(
 
 
 def _candidates(port: Port, config: Any) -> Iterator[tuple[str, Inputs]]:
+    """What the port chose; else what hurts any text-to-text model; else the port's random inputs, in all sizes."""
     if port.revealing_inputs is not None:
         return port.revealing_inputs(config)
     vocab_size = getattr(config, "vocab_size", None)
-    if not isinstance(vocab_size, int) or port.input_fields != TEXT_TO_TEXT:
-        raise InputError(
-            f"The port {port.name} does not say which inputs to search.",
-            remedy="Give its Port a revealing_inputs, or its config a vocab_size.",
-        )
-    return revealing_inputs(vocab_size)
+    if isinstance(vocab_size, int) and port.input_fields == TEXT_TO_TEXT:
+        return revealing_inputs(vocab_size)
+    return _random_sizes(port, config)
+
+
+def _random_sizes(port: Port, config: Any) -> Iterator[tuple[str, Inputs]]:
+    for seed in counting():
+        batch, length = 1 + seed % 3, LENGTHS[seed % len(LENGTHS)]
+        inputs = port.random_inputs(config, batch, length, seed)
+        yield inputs.origin, port.fit_inputs(config, inputs)

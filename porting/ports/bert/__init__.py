@@ -1,0 +1,1 @@
+"""bert: a port for the porting workbench. See README.md."""
