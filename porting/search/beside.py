@@ -80,7 +80,7 @@ def search_port(
 
 
 def _candidates(port: Port, config: Any) -> Iterator[tuple[str, Inputs]]:
-    """What the port chose; else what hurts any text-to-text model; else the port's random inputs, in all sizes."""
+    """What the port chose; else what hurts any text-to-text model; else its random inputs, in all sizes."""
     if port.revealing_inputs is not None:
         return port.revealing_inputs(config)
     vocab_size = getattr(config, "vocab_size", None)

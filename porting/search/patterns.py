@@ -1,7 +1,7 @@
 """Ids and padding as short random sentences never have them: what chosen inputs are made of.
 
-A fill makes ids [rows, length] up to a vocabulary size; a padding sets some of them to 0, in place. Given an array
-of ones, a padding makes a mask.
+A fill makes ids [rows, length] up to a vocabulary size; a padding sets some of them to 0, in place. Given an
+array of ones, a padding makes a mask.
 """
 
 from __future__ import annotations

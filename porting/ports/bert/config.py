@@ -1,7 +1,7 @@
 """The configuration: in transformers' terms, from Google's `bert_config.json`, a config.json, or the shapes.
 
-The two differ in one word that matters: what Google calls "gelu" is the tanh approximation, which transformers
-calls "gelu_new" (or "gelu_pytorch_tanh"); transformers' "gelu" is the exact one.
+The two differ in one word that matters: what Google calls "gelu" is the tanh approximation, which
+transformers calls "gelu_new" (or "gelu_pytorch_tanh"); transformers' "gelu" is the exact one.
 """
 
 from __future__ import annotations
@@ -250,14 +250,14 @@ def infer_config(shapes: Mapping[str, Shape], given: Mapping[str, Any] | None = 
         number, left = divmod(found["hidden_size"], _HEAD_SIZE)
         if left:
             raise ConfigError(
-                f"The number of attention heads cannot be read off shapes, nor assumed: {found['hidden_size']}"
+                f"The number of attention heads cannot be read off shapes nor assumed: {found['hidden_size']}"
                 f" is no multiple of {_HEAD_SIZE}, which is the size of a head in every published BERT.",
                 remedy='Say it in a file: {"num_attention_heads": 4}, and give that with --config FILE.',
             )
         given["num_attention_heads"] = number
         assumed.append(
-            f"num_attention_heads {number} (heads of {_HEAD_SIZE}, as in all published BERTs; shapes do not tell:"
-            ' override with --config and {"num_attention_heads": n})'
+            f"num_attention_heads {number} (heads of {_HEAD_SIZE}, as in all published BERTs; shapes do not"
+            ' tell: override with --config and {"num_attention_heads": n})'
         )
     if "hidden_act" not in given:
         assumed.append(

@@ -10,8 +10,8 @@ from porting.inputs import InputField, Inputs
 from .config import Config
 
 _PREDICTIONS = ("batch", "predictions")
-# The features of run_pretraining.py's input_fn_builder. Google's weights are floats, 1.0 or 0.0. All but the first
-# may be left away: the original's own defaults then stand for the first three, and the rest belongs to the heads.
+# The features of run_pretraining.py's input_fn_builder; Google's weights are floats, 1.0 or 0.0. Mask and
+# segments may be left away, for the original has defaults; the last four belong to the heads.
 INPUT_FIELDS = (
     InputField("input_ids"),
     InputField("input_mask", required=False),
@@ -29,8 +29,8 @@ MASKED_SHARE = 0.15
 def random_ids(config: Config, batch: int, length: int, seed: int) -> Inputs:
     """Random ids: the first row full, the others padded at their end, the third with a hole in it as well.
 
-    Segments change in the middle of each row; the words to guess are fewer in each row than in the one before,
-    the rest of their places has weight 0, as in pre-training.
+    Segments change somewhere in each row; the words to guess are fewer in each row than in the one before,
+    and the rest of their places has weight 0, as in pre-training.
     """
     random = np.random.default_rng(seed)
     length = min(length, config.max_position_embeddings)
@@ -62,7 +62,7 @@ def _random_heads(config: Config, mask: np.ndarray, random: np.random.Generator)
         "masked_lm_positions": positions,
         "masked_lm_ids": random.integers(0, config.vocab_size, (batch, count)) * weights,
         "masked_lm_weights": weights,
-        "next_sentence_labels": random.integers(0, 2, batch, np.int64),
+        "next_sentence_labels": np.asarray(random.integers(0, 2, batch)),
     }
 
 

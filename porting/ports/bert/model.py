@@ -1,7 +1,7 @@
 """BERT in PyTorch. Its state-dict keys are the rules' targets, its module paths the names of taps.
 
-After Devlin et al., "BERT: Pre-training of Deep Bidirectional Transformers" (https://arxiv.org/abs/1810.04805) and
-Google's `modeling.py` and `run_pretraining.py`, whose functions are named where a formula comes from one.
+After Devlin et al., "BERT: Pre-training of Deep Bidirectional Transformers" (arXiv 1810.04805), and Google's
+`modeling.py` and `run_pretraining.py`, whose functions are named where a formula comes from one.
 
 Shapes: b batch, l length (queries), m memory_length (keys and values), h heads, k d_kv, d d_model, f d_ff,
 p predictions (positions at which a masked word is guessed), v vocab.
@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from .config import Config
 
-# What attention_layer adds to the score of a position that may not be seen. Not infinity: in a row that may see
-# nothing, every score is moved alike, and the weights are those of the scores, rounded at this size.
+# What attention_layer adds to the score of a position that may not be seen. Not infinity: in a row that may
+# see nothing, every score is moved alike, and the weights are those of the scores, rounded at this size.
 MASK_ADDER = -10000.0
 # What get_masked_lm_output adds to the sum of the weights, so that no weights at all give no loss.
 _DENOMINATOR_EPSILON = 1e-5

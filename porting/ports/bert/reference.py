@@ -1,6 +1,6 @@
 """The original: built by its own code, tapped, and run, in the reference process.
 
-Nothing of it is written again here. The pre-training model is what run_pretraining.py's own model_fn builds, its
+Nothing of it is written again here. The pre-training model is what run_pretraining.py's own model_fn builds,
 heads and both losses included; without heads it is modeling.py's BertModel.
 """
 
@@ -39,7 +39,7 @@ def build(tf: Any, request: Mapping[str, Any], inputs: Mapping[str, Any]) -> Bui
     except ImportError as error:
         raise ReferenceRunError(
             f"Google's BERT is not installed here ({error}).",
-            remedy="Install it with: pip install 'porting[bert]', then pip install --no-deps bert-tensorflow==1.0.4",
+            remedy="Install it with: pip install 'porting[bert]' and pip install --no-deps tf-keras.",
         ) from error
 
     settings, features = modeling.BertConfig.from_dict(google), dict(inputs)

@@ -121,7 +121,7 @@ class _Maker:
 def fit_ids(config: Config, ids: Inputs) -> Inputs:
     """The ids as this model reads them; those that it can read stay as they are.
 
-    They are cut to the positions that there are. Heads that are given nothing guess the first position, and that
+    They are cut to the positions that there are. Heads that are given nothing guess the first position, which
     does not count; a model without heads is given nothing for them.
     """
     changed = ids.arrays()
@@ -129,7 +129,7 @@ def fit_ids(config: Config, ids: Inputs) -> Inputs:
         if name in changed:
             changed[name] = changed[name][:, : config.max_position_embeddings]
     if not config.heads:
-        return ids.having(**changed, **dict.fromkeys(OF_THE_HEADS))
+        return ids.having(**{**changed, **dict.fromkeys(OF_THE_HEADS)})
     batch, length = changed["input_ids"].shape
     given = [changed[name].shape[1] for name in OF_THE_HEADS[:3] if name in changed]
     for name in OF_THE_HEADS:

@@ -1,14 +1,14 @@
 """The rule table: the original's variable names -> state-dict keys, total in both directions.
 
-    bert/embeddings/word_embeddings                    [vocab, d_model]  bert.embeddings.word_embeddings.weight
-    bert/embeddings/position_embeddings, token_type_embeddings           the same way
-    bert/.../LayerNorm/gamma, beta                                       bert. ... .LayerNorm.weight, bias
-    bert/encoder/layer_0/attention/self/query/kernel   [d_model, h*k]    bert.encoder.layer.0.attention.self.query...
-    bert/encoder/layer_0/{attention/output,intermediate,output}/dense/kernel     ... .dense.weight
-    bert/pooler/dense/kernel                                             bert.pooler.dense.weight
-    cls/predictions/transform/{dense,LayerNorm}/...                      cls.predictions.transform. ...
-    cls/predictions/output_bias                        [vocab]           cls.predictions.bias
-    cls/seq_relationship/output_weights                [2, d_model]      cls.seq_relationship.weight
+    bert/embeddings/word_embeddings          [vocab, d_model]   bert.embeddings.word_embeddings.weight
+    bert/embeddings/{position,token_type}_embeddings            the same way
+    bert/.../LayerNorm/{gamma,beta}                             bert.(...).LayerNorm.{weight,bias}
+    bert/encoder/layer_0/attention/self/query/{kernel,bias}     bert.encoder.layer.0.attention.self.query...
+    .../{attention/output,intermediate,output}/dense/kernel     ....dense.weight
+    bert/pooler/dense/kernel                                    bert.pooler.dense.weight
+    cls/predictions/transform/{dense,LayerNorm}/...             cls.predictions.transform...
+    cls/predictions/output_bias              [vocab]            cls.predictions.bias
+    cls/seq_relationship/output_weights      [2, d_model]       cls.seq_relationship.weight
 
 Without the pre-training heads the keys have no `bert.` in front, as in transformers' BertModel. Kernels are
 transposed, for TensorFlow keeps [in, out] and torch.nn.Linear [out, in]; most of them are square, so that no
@@ -29,7 +29,7 @@ _LAYER = r"encoder/layer_(?P<i>\d+)"
 _PLACES = "attention/output|intermediate|output"
 
 DROPS = (
-    # optimization.py's AdamWeightDecayOptimizer, LAMB's (the same two), tf.train.AdamOptimizer's, and loss scaling.
+    # AdamWeightDecayOptimizer's of optimization.py, LAMB's (the same two), tf.train.AdamOptimizer's.
     Drop(r".*/(?:adam_[mv]|lamb_[mv]|Adam(?:_1)?)|beta[12]_power", "optimizer state"),
     Drop(r"(?:current_|)loss_scale|good_steps", "optimizer state of mixed precision"),
     Drop(r"global_step", "global step"),

@@ -1,4 +1,4 @@
-"""WordPiece: Google's own tokenization.FullTokenizer, and transformers' BertTokenizer on the same vocab.txt."""
+"""WordPiece: Google's tokenization.FullTokenizer, and transformers' BertTokenizer on the same vocab.txt."""
 
 from __future__ import annotations
 
