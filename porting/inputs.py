@@ -145,7 +145,7 @@ class Inputs:
                 problems.append(Problem(name, f"ids from 0 to {size - 1}", found + more))
         if problems:
             raise InputError(
-                f"Input IDs outside the model's vocabulary of {next(iter(sizes.values()))} ({self.origin}).",
+                f"Input IDs outside of the model's range ({self.origin}).",
                 problems=problems,
                 remedy="Tokenize with the vocabulary that the checkpoint was trained with.",
             )

@@ -344,7 +344,8 @@ def _config_of(port: Port, module: Any, trace: Trace) -> Any:
     content = to_json() if callable(to_json) else trace.metadata.get("config")
     if not isinstance(content, Mapping):
         raise InputError("Neither the model nor the reference trace has a configuration.")
-    return port.config_from_json(content)
+    config = port.config_from_json(content)
+    return own if type(own) is type(config) else config
 
 
 def _same_inputs(one: Inputs, other: Inputs) -> bool:

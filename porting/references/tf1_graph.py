@@ -35,7 +35,8 @@ that names are those that the original's own runs have:
 - `inputs` are placeholders, int32, by the names of the input arrays, their shapes known.
 - Build it as for evaluation (`is_training=False`): dropout would make two runs differ.
 
-A tensor is called as TensorFlow calls it; `:0` may be left out. Wrong names are answered, all at once, with
+A tensor is called as TensorFlow calls it; `:0` may be left out. To see what there is, return
+`BuiltGraph([])`: the graph's tensors are listed with their shapes. Wrong names are answered, all at once, with
 the nearest ones that there are. Axes that the original merged are written in parentheses, and taken apart:
 `"(batch length) d_model"`, with `BuiltGraph(..., sizes={"batch": inputs["input_ids"].shape[0]})`. Tensors of
 some configs only: list their taps where the config has them, or mark them `optional`.
@@ -49,6 +50,7 @@ and written from the loss backward. Tensors inside `tf.while_loop` and `tf.cond`
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -182,8 +184,37 @@ class _Graph:
         )
 
 
+# What computes nothing that is worth a tap: variables and how they begin and are read, shapes, constants.
+_PLUMBING = (
+    *("Assign", "AssignVariableOp", "Identity", "ReadVariableOp", "VarHandleOp", "VariableV2"),
+    *("Const", "Fill", "Pack", "Placeholder", "Shape", "StridedSlice"),
+    *("RandomStandardNormal", "TruncatedNormal"),
+)
+_MOST_LISTED = 200
+
+
+def _listing(graph: Any) -> ReferenceRunError:
+    """What could be tapped. Of numbered scopes that are alike, layers, the first is listed."""
+    lines: dict[str, str] = {}
+    for operation in graph.get_operations():
+        for tensor in operation.outputs if operation.type not in _PLUMBING else ():
+            if tensor.dtype.base_dtype.is_floating and "/Initializer/" not in tensor.name:
+                alike = re.sub(r"_\d+(?=/.)", "_N", tensor.name)
+                lines.setdefault(alike, f"{tensor.name} {tensor.shape} ({operation.type})")
+    shown = list(lines.values())[:_MOST_LISTED]
+    more = [f"... and {len(lines) - len(shown)} more"] if len(lines) > len(shown) else []
+    return ReferenceRunError(
+        "\n  ".join(
+            ["No taps are listed. The graph has these tensors, layers that are alike once:", *shown, *more]
+        ),
+        remedy="Return BuiltGraph([OriginalTap(...), ...]) of those that are to be compared.",
+    )
+
+
 def _find(graph: Any, taps: Sequence[OriginalTap]) -> tuple[list[tuple[OriginalTap, Any]], list[str]]:
     """Each tap with its tensor, and the names of optional taps that have none."""
+    if not taps:
+        raise _listing(graph)
     known = {tensor.name: tensor for operation in graph.get_operations() for tensor in operation.outputs}
     spelled = [tap if ":" in tap.original else replace(tap, original=f"{tap.original}:0") for tap in taps]
     there, absent = known_taps(spelled, known, "tensor of the graph")

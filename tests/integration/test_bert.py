@@ -191,19 +191,24 @@ def test_transformers_differs_where_a_row_may_see_nothing(
 
 
 def test_transformers_gelu_is_within_the_tolerance_and_still_found_out(
-    trace: Trace, pretraining: Path, model_dir: Path, tmp_path: Path
+    make: Make, process: ReferenceProcess, tmp_path: Path
 ) -> None:
-    wrong = altered(model_dir, tmp_path, hidden_act="gelu")
-    found = compare_outputs(trace, wrong, checkpoint=pretraining)
-    assert found.faults
-    assert all(fault.name.endswith(".act") for fault in found.faults)
-    assert {fault.cause.kind for fault in found.faults if fault.cause} == {"activation"}
+    checkpoint = make(scale=0.1, training=False)
+    convert_checkpoint(checkpoint, tmp_path / "model")
+    wrong = altered(tmp_path / "model", tmp_path, hidden_act="gelu")
+    found = compare_outputs(traced(checkpoint, process), wrong, checkpoint=checkpoint)
+    assert found.status == "match"
     act = {row.name: row.max_abs_diff for row in found.tensors}["bert.encoder.layer.0.intermediate.act"]
-    assert 1e-4 < act < 5e-4
+    assert 2e-4 < act < 3e-4
+    (fault,) = found.faults
+    assert fault.name == "bert.encoder.layer.0.intermediate.act"
+    assert fault.also == ("bert.encoder.layer.1.intermediate.act", "cls.predictions.transform.act")
+    assert fault.cause is not None
+    assert fault.cause.words == "in the port's config hidden_act is gelu; the original has gelu_new"
 
 
 def test_other_faults_are_found_where_they_are(trace: Trace, pretraining: Path, model_dir: Path) -> None:
-    """A transposed square kernel, swapped scale and bias, another epsilon, an adder of another kind."""
+    """A transposed square kernel, and a norm whose scale and bias are exchanged."""
     model = load_model(model_dir)
     layer = model.bert.encoder.layer[1]
     query = layer.attention.self.query
@@ -222,12 +227,19 @@ def test_other_faults_are_found_where_they_are(trace: Trace, pretraining: Path, 
     assert "transposed" in found.faults[0].cause.words
 
 
-def test_a_larger_epsilon_is_found(trace: Trace, pretraining: Path, model_dir: Path, tmp_path: Path) -> None:
-    wrong = altered(model_dir, tmp_path, layer_norm_eps=1e-5)
-    found = compare_outputs(trace, wrong, checkpoint=pretraining)
+def test_a_larger_epsilon_is_one_fault_of_every_norm(
+    trace: Trace, pretraining: Path, model_dir: Path
+) -> None:
+    model = load_model(model_dir)
+    for module in model.modules():
+        if isinstance(module, torch.nn.LayerNorm):
+            module.eps = 1e-5
+    found = compare_outputs(trace, model, checkpoint=pretraining)
     assert found.status == "match"
-    assert found.faults
-    assert all(fault.name.endswith("LayerNorm") for fault in found.faults)
+    (fault,) = found.faults
+    assert {fault.name, *fault.also} >= {"bert.embeddings.LayerNorm", "cls.predictions.transform.LayerNorm"}
+    assert fault.cause is not None
+    assert fault.cause.words == "epsilon is 1e-05 in the port, 1e-12 in the original"
 
 
 @pytest.mark.parametrize("act", ["relu", "linear"])

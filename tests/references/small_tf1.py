@@ -34,12 +34,26 @@ def model(tf: Any, ids: Any, config: Mapping[str, Any]) -> tuple[Any, Any]:
     return logits, loss
 
 
+def model_fn(tf: Any, ids: Any, mode: str) -> Any:
+    """As old run files have one, which reads a flag of theirs."""
+    if "small" not in tf.flags.FLAGS:
+        tf.flags.DEFINE_string("small", "small", "a scope")
+    assert tf.flags.FLAGS.small == "small"
+    loss = model(tf, ids, {})[1]
+    spec = tf.estimator.EstimatorSpec(mode=mode, loss=loss)
+    assert spec.train_op is None
+    return tf.estimator.tpu.TPUEstimatorSpec(mode=mode, loss=spec.loss)
+
+
 def build(tf: Any, request: Mapping[str, Any], inputs: Mapping[str, Any]) -> BuiltGraph:
     config = request["config"]
     if config.get("calls"):
         tf.contrib.rnn.LSTMCell(3)
     ids = inputs["inputs"]
-    _logits, loss = model(tf, ids, config)
+    if config.get("model_fn"):
+        loss = model_fn(tf, ids, "eval").loss
+    else:
+        _logits, loss = model(tf, ids, config)
     wrong, dims = config.get("wrong", ""), config.get("dims", "(batch length) classes")
     # Not in the order of computation.
     taps = [
@@ -50,6 +64,8 @@ def build(tf: Any, request: Mapping[str, Any], inputs: Mapping[str, Any]) -> Bui
         OriginalTap("ids", "inputs:0", "batch length"),
         OriginalTap("pooled", "small/pooled:0", "batch width", optional=True),
     ]
+    if config.get("no_taps"):
+        taps = []
     return BuiltGraph(taps, loss="" if config.get("no_loss") else "loss", sizes={"batch": ids.shape[0]})
 
 

@@ -114,6 +114,23 @@ def test_wrong_names_are_all_said_with_the_nearest_ones(runner: Runner) -> None:
     assert "small/embeddedx/Identity:0, found none; nearest: small/embedded/Identity:0" in said
 
 
+def test_without_taps_what_there_is_is_listed(runner: Runner) -> None:
+    with pytest.raises(ReferenceRunError) as error:
+        runner.run(IDS, {"no_taps": True})
+    said = str(error.value)
+    assert "small/norm/batchnorm/add_1:0 (2, 4, 5) (AddV2)" in said
+    assert "small/out/BiasAdd:0 (8, 3) (BiasAdd)" in said
+    assert "kernel" not in said
+    assert "Return BuiltGraph([OriginalTap(...), ...])" in said
+
+
+def test_a_model_fn_is_called_as_the_estimator_did(runner: Runner) -> None:
+    """And flags are read, which nobody parsed."""
+    logits = forward(IDS, weights(runner.checkpoint))["logits"]
+    trace = runner.run(IDS, {"model_fn": True})
+    np.testing.assert_allclose(trace["logits"], logits, rtol=1e-5, atol=1e-5)
+
+
 def test_axes_that_do_not_fit_are_said(runner: Runner) -> None:
     with pytest.raises(ReferenceRunError, match=r"logits: expected dims that fit small/out/BiasAdd:0, found"):
         runner.run(IDS, {"dims": "batch length classes"})

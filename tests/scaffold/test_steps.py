@@ -69,6 +69,31 @@ def test_a_config_that_does_not_come_back_is_shown(work: Work) -> None:
         checks.config(with_port(work, config_from_json=forgets))
 
 
+def test_a_config_file_that_is_not_found_is_said_before_inference_is_asked_for(work: Work) -> None:
+    def unwritten(_shapes: object) -> Any:
+        raise UnfinishedError("read sizes off the shapes")
+
+    with_port(work, config_files=("settings.yaml",), infer_config=unwritten)
+    work.__dict__.pop("resolved", None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("porting.convert.port_for_variables", lambda _shapes: work.port)
+        with pytest.raises(
+            StepFailedError, match=r"settings\.yaml\) lies beside.*There are: .*operative_config"
+        ) as e:
+            checks.config(work)
+    assert "read sizes off the shapes" in e.value.todo
+
+
+def test_a_port_that_cannot_be_imported_is_what_the_first_step_says(
+    settings: PortSettings, tmp_path: Path
+) -> None:
+    work = Work(replace(settings, name="nowhere"), ContentCache(tmp_path / "cache"))
+    with pytest.raises(StepFailedError, match="no port named 'nowhere'") as error:
+        checks.checkpoint(work)
+    assert error.value.todo == "Mend what is named above: the port cannot be imported."
+    assert not checks.contradicts("generation", work)
+
+
 def test_a_config_without_the_ports_model_type_is_shown(work: Work) -> None:
     with pytest.raises(StepFailedError, match="gives model_type 't5'"):
         checks.config(with_port(work, model_types=("bert",)))

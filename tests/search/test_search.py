@@ -18,6 +18,7 @@ from porting.errors import InputError, OutputError, ReferenceRunError
 from porting.inputs import TEXT_TO_TEXT, InputField
 from porting.report.search import search_lines, search_section
 from porting.report.text import verdict
+from porting.search.beside import _candidates
 from porting.search.reproduce import write_test
 from porting.search.revealing import revealing_inputs
 from porting.search.search import Failure, PortRaised, SearchResult, search
@@ -352,3 +353,17 @@ def test_generic_inputs_hold_what_hurts() -> None:
 def test_generic_inputs_fit_the_smallest_vocabularies(vocab_size: int) -> None:
     for label, given in islice(revealing_inputs(vocab_size, lengths=(1, 2)), 60):
         Inputs.from_arrays(given.arrays(), label).check_range({"inputs": vocab_size, "targets": vocab_size})
+
+
+def test_a_port_that_chose_nothing_is_searched_with_its_random_inputs_in_all_sizes() -> None:
+    port = SimpleNamespace(
+        revealing_inputs=None,
+        input_fields=(InputField("pixels"),),
+        random_inputs=lambda _config, batch, length, seed: Inputs.from_arrays(
+            {"pixels": np.full((batch, length), seed)}, origin=f"{batch}x{length}, seed {seed}"
+        ),
+        fit_inputs=lambda _config, inputs: inputs.having(pixels=inputs["pixels"][:, :100]),
+    )
+    found = list(islice(_candidates(port, SimpleNamespace(vocab_size=32)), 5))  # type: ignore[arg-type]
+    assert found[0][0] == "1x1, seed 0"
+    assert [inputs["pixels"].shape for _, inputs in found] == [(1, 1), (2, 2), (3, 16), (1, 64), (2, 100)]

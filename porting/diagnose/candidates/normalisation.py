@@ -13,9 +13,9 @@ from porting.diagnose.hypothesis import Hypothesis
 from porting.diagnose.site import Site
 from porting.findings import Cause
 
-_EPSILONS = (1e-6, 0.0, 1e-12, 1e-8, 1e-7, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
-
-
+# Where several explain the values alike, the first is named: those that are in use before none at all.
+_EPSILONS = (1e-6, 1e-12, 1e-5, 1e-8, 1e-7, 1e-3, 1e-4, 1e-2, 1e-1, 0.0)
+_ALIKE = 1.1  # mean square errors that differ less than so many times say nothing
 _NARROW_MEAN = "mean in bfloat16"
 
 
@@ -129,7 +129,7 @@ def _form_of(
                 continue  # an estimate differs from norm to norm, and one cause would seem several
             found = form.value(x, weights, epsilon)
             error = float((found - value).square().mean())
-            if accepts(found) and (best is None or error < best[0]):
+            if accepts(found) and (best is None or error * _ALIKE < best[0]):
                 best = error, epsilon, found
         if best is not None:
             return form, best[1], best[2]

@@ -83,5 +83,6 @@ PORT = Port(
     # input_fields=(InputField("input_ids"), InputField("segment_ids", required=False), ...),
     reference="PORT_PACKAGE.reference:run",
     reference_config=reference_config,
+    # For compare-outputs --search: what hurts, revealing_inputs=..., and what makes it fit, fit_inputs=...
     # Once they are written: decoding=DECODING (decoding.py), tokenizer=TOKENIZER (tokenizer.py).
 )

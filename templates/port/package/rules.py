@@ -15,7 +15,8 @@ def recognises(shapes: Mapping[str, Shape]) -> bool:
     raise UnfinishedError(
         "Say by names (and ranks) what tells this architecture's checkpoints from all others, such as"
         ' any(name.startswith("bert/encoder/layer_0/") for name in shapes). Every installed port is asked'
-        " about every checkpoint: say no when in doubt."
+        " about every checkpoint: say no when in doubt. Its variables begin with"
+        f" {', '.join(list(shapes)[:8])}."
     )
 
 
@@ -30,5 +31,6 @@ def rules(config: Config, names: Sequence[str]) -> list[Rule | Drop]:
         "Return a list such as Rule(r'bert/encoder/layer_(?P<i>\\d+)/output/dense/kernel',"
         " 'encoder.layer.{i}.output.dense.weight', (Transpose(),)) and Drop(r'global_step', 'global"
         " step'). TensorFlow keeps dense kernels as [in, out], torch.nn.Linear as [out, in]: declare the"
-        " Transpose, for where the matrix is square no shape check notices that it is missing."
+        " Transpose, for where the matrix is square no shape check notices that it is missing. To begin with"
+        " proposals: suggest-rules CHECKPOINT FILE.py:FACTORY, of a PyTorch module that has the keys."
     )

@@ -103,3 +103,8 @@ def test_another_form_of_a_layer_norm_is_named(biased: Bench, forward: object, w
         "norm",
         f"the port's norm {words}; the original's takes off the mean (layer norm)",
     )
+
+
+def test_of_epsilons_that_explain_alike_the_usual_one_is_named(biased: Bench) -> None:
+    cause = biased.cause(lambda model: setattr(model.norm, "eps", 1e-3), "norm")
+    assert cause.words == "epsilon is 0.001 in the port, 1e-12 in the original"

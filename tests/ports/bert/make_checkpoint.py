@@ -50,6 +50,7 @@ def write(
     training: bool = True,
     with_config: bool = True,
     dtype: str = "float32",
+    scale: float = 0.3,
     seed: int = 1,
 ) -> None:
     """Let the original build its graph, and save its variables, every one of them random.
@@ -61,6 +62,7 @@ def write(
         training: save global_step and the optimizer's slots as well; only with heads.
         with_config: leave bert_config.json beside the checkpoint.
         dtype: of the weights that are saved.
+        scale: standard deviation of the random values.
         seed: of the random values.
     """
     tf = import_tf1()
@@ -97,7 +99,7 @@ def write(
             if variable.dtype.base_dtype.is_integer:
                 value, stored = tf.constant(1234, tf.int64), tf.int64
             else:
-                value, stored = _random(tf, name, shape, seed + number), tf.as_dtype(dtype)
+                value, stored = _random(tf, name, shape, scale, seed + number), tf.as_dtype(dtype)
             kept[name] = tf.Variable(tf.cast(value, stored), name=f"saved/{name}")
         session.run(tf.variables_initializer(list(kept.values())))
         tf.train.Saver(kept).save(session, str(directory / "bert_model.ckpt"), write_meta_graph=False)
@@ -106,6 +108,6 @@ def write(
     (directory / "vocab.txt").write_text("\n".join(WORDS.split()) + "\n", encoding="utf-8")
 
 
-def _random(tf: Any, name: str, shape: list[int], seed: int) -> Any:
-    """Scales around 1, all else around 0 and large enough to matter."""
-    return tf.random_normal(shape, 1.0 if name.endswith("gamma") else 0.0, 0.3, seed=seed)
+def _random(tf: Any, name: str, shape: list[int], scale: float, seed: int) -> Any:
+    """Scales around 1, all else around 0."""
+    return tf.random_normal(shape, 1.0 if name.endswith("gamma") else 0.0, scale, seed=seed)
