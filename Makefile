@@ -32,12 +32,13 @@ check: $(READY)
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-# The t5 package is installed for the published gin files alone; its dependencies are not needed.
+# The t5 package is installed for the published gin files alone; its dependencies are not needed. That of tf-keras is
+# tensorflow, which tensorflow-cpu is but for the name.
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[mesh,test,browser,dev]'
-	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps t5
+	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[mesh,bert,test,browser,dev]'
+	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps t5 tf-keras
 	@touch $(READY)
 
 clean:

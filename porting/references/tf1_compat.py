@@ -55,7 +55,9 @@ def import_tf1(extra: str = "tf1") -> Any:
     if importlib.util.find_spec("tf_keras"):
         _ = tf.layers.dense  # loads it, while `tensorflow` is what it expects
     else:
-        tf.layers = _Gone("tf.layers", remedy="Install TensorFlow's own code of it: pip install tf-keras")
+        tf.layers = _Gone(
+            "tf.layers", remedy="Install TensorFlow's own code of it: pip install --no-deps tf-keras"
+        )
     return tf
 
 

@@ -36,10 +36,10 @@ that names are those that the original's own runs have:
 - Build it as for evaluation (`is_training=False`): dropout would make two runs differ.
 
 A tensor is called as TensorFlow calls it; `:0` may be left out. To see what there is, return
-`BuiltGraph([])`: the graph's tensors are listed with their shapes. Wrong names are answered, all at once, with
-the nearest ones that there are. Axes that the original merged are written in parentheses, and taken apart:
-`"(batch length) d_model"`, with `BuiltGraph(..., sizes={"batch": inputs["input_ids"].shape[0]})`. Tensors of
-some configs only: list their taps where the config has them, or mark them `optional`.
+`BuiltGraph([])`: the graph's tensors are listed with their shapes. Wrong names are answered, all at once,
+with the nearest ones that there are. Axes that the original merged are written in parentheses, and taken
+apart: `"(batch length) d_model"`, with `BuiltGraph(..., sizes={"batch": inputs["input_ids"].shape[0]})`.
+Tensors of some configs only: list their taps where the config has them, or mark them `optional`.
 
 Done here: variables get the checkpoint's values by their own names (TensorFlow reads them; what the
 checkpoint lacks is an error that lists it), a graph for each shape is kept for later requests, everything is

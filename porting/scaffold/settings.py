@@ -7,6 +7,7 @@ embeddings = ["embeddings"]              # taps with which each stage ends
 first_layer = ["encoder.layer.0"]
 logits = ["logits"]                      # outputs of the port's `run`, besides the loss
 strict = true                            # rounding must explain every difference
+original = ["tensorflow"]                # modules that it needs; without them the tests of steps are skipped
 
 [not_applicable]
 generation = "an encoder says nothing"   # a step that the architecture does not have, and why
@@ -18,6 +19,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,7 @@ class PortSettings:
         embeddings, first_layer: names of taps.
         logits: names of outputs.
         strict: whether rounding must explain every difference.
+        original: modules that running the original needs.
         not_applicable: reasons by step.
     """
 
@@ -55,7 +58,12 @@ class PortSettings:
     first_layer: tuple[str, ...] = ()
     logits: tuple[str, ...] = ("logits",)
     strict: bool = True
+    original: tuple[str, ...] = ()
     not_applicable: Mapping[str, str] = field(default_factory=dict)
+
+    def missing(self) -> list[str]:
+        """Modules that the original needs and that are not installed here."""
+        return [name for name in self.original if find_spec(name) is None]
 
     @property
     def file(self) -> Path:
@@ -113,13 +121,14 @@ def read_settings(name: str, directory: Path) -> PortSettings:
         first_layer=tuple(content.get("first_layer", ())),
         logits=tuple(content.get("logits", ("logits",))),
         strict=content.get("strict", True),
+        original=tuple(content.get("original", ())),
         not_applicable=dict(content.get("not_applicable", {})),
     )
 
 
 def _problems(content: Mapping[str, Any]) -> list[Problem]:
     texts = dict.fromkeys(("checkpoint", "tests", "model_card"), "a path")
-    lists = dict.fromkeys(("embeddings", "first_layer", "logits"), "a list of names")
+    lists = dict.fromkeys(("embeddings", "first_layer", "logits", "original"), "a list of names")
     others = {"strict": "true or false", "not_applicable": "a table of reasons"}
     expected = {**texts, **lists, **others}
     fits: dict[str, Callable[[Any], bool]] = {

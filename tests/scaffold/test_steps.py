@@ -22,6 +22,7 @@ from porting.scaffold.settings import PortSettings, read_settings
 from porting.scaffold.steps import ALL_STEPS, STEPS, PortSteps, Step
 from porting.scaffold.work import StepFailedError, Work
 from porting.testing.cache import ContentCache
+from porting.testing.plugin import StepChecker
 from tests.conftest import REPOSITORY
 from tests.traces import T, TraceMaker
 
@@ -285,6 +286,15 @@ def test_settings_that_mean_nothing_are_refused(tmp_path: Path, text: str, probl
     (tmp_path / "port.toml").write_text(text)
     with pytest.raises(ConfigError, match=problem):
         read_settings("mine", tmp_path)
+
+
+def test_where_the_original_is_not_installed_the_tests_are_skipped_by_name(
+    settings: PortSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps_here = steps_of(replace(settings, original=("json", "no_such_framework")), monkeypatch, {})
+    with pytest.raises(pytest.skip.Exception, match=r"not installed: no_such_framework$"):
+        StepChecker(steps_here).check("checkpoint")
+    assert replace(settings, original=("json",)).missing() == []
 
 
 def test_a_port_without_settings_says_so() -> None:

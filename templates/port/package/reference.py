@@ -25,9 +25,9 @@ def build(tf: Any, request: Mapping[str, Any], inputs: Mapping[str, Any]) -> Bui
         "Let the original's own code build its model on these inputs, for evaluation (no dropout), and"
         " return BuiltGraph([OriginalTap('embeddings', 'bert/embeddings/LayerNorm/batchnorm/add_1', 'batch"
         " length d_model'), ...], loss=loss.name): a tap's name, the original's tensor, its dimensions."
-        " What the graph has is listed if you return BuiltGraph([]). This is for TensorFlow 1 graphs; the top of"
-        " porting/references/tf1_graph.py says all of it. Of other frameworks: pytorch.py, keras.py, flax.py"
-        " beside it."
+        " What the graph has is listed if you return BuiltGraph([]). This is for TensorFlow 1 graphs; the top"
+        " of porting/references/tf1_graph.py says all of it. Of other frameworks: pytorch.py, keras.py,"
+        " flax.py beside it."
     )
 
 
