@@ -8,7 +8,7 @@ Imported only inside the reference process. `import_tf1()` gives the TensorFlow 
     tf.estimator                   ModeKeys, SessionRunHook, CheckpointSaverListener; EstimatorSpec and
                                    tpu.TPUEstimatorSpec, so that an original's own model_fn can be called:
                                    `model_fn(features, labels, "eval", params).loss`
-    tf.flags                       parsed already, each with its default
+    absl.flags                     parsed already, each with its default
     tf.layers                      (dense, ...) from the package tf-keras, TensorFlow's own code of it
 
 Old packages say one of three things, and each works after `import_tf1()`:

@@ -36,9 +36,11 @@ def model(tf: Any, ids: Any, config: Mapping[str, Any]) -> tuple[Any, Any]:
 
 def model_fn(tf: Any, ids: Any, mode: str) -> Any:
     """As old run files have one, which reads a flag of theirs."""
-    if "small" not in tf.flags.FLAGS:
-        tf.flags.DEFINE_string("small", "small", "a scope")
-    assert tf.flags.FLAGS.small == "small"
+    from absl import flags  # tf.flags would parse them by itself
+
+    if "small" not in flags.FLAGS:
+        flags.DEFINE_string("small", "small", "a scope")
+    assert flags.FLAGS.small == "small"
     loss = model(tf, ids, {})[1]
     spec = tf.estimator.EstimatorSpec(mode=mode, loss=loss)
     assert spec.train_op is None
