@@ -76,7 +76,8 @@ def _resolved(work: Work) -> ResolvedConfig:
         raise StepFailedError(
             f"None of CONFIG_FILES ({', '.join(work.port.config_files)}) lies beside the checkpoint, so that"
             f" the config has to be inferred, and that is not written. There are: {', '.join(beside)}",
-            todo=f"Name the original's config file in CONFIG_FILES and read it; or: {error.message}",
+            error.where,
+            f"Name the original's config file in CONFIG_FILES and read it; or: {error.message}",
         ) from error
 
 
