@@ -108,7 +108,13 @@ def _panel(stack: Stack, scale: LogScale, title: str, draw: Draw, step: float) -
             last_end = middle + half
     if not labels and step > 28.0:  # few, and none in a block: their names
         labels = [
-            text(x(i), _TOP + _PLOT + 16, _short(row["name"], step), "tick", "middle")
+            text(
+                x(i),
+                _TOP + _PLOT + 16,
+                _short(row["name"].removeprefix(f"{stack.name}."), step),
+                "tick",
+                "middle",
+            )
             for i, (_, row) in enumerate(stack.rows)
         ]
     drawing = picture(
@@ -126,7 +132,7 @@ def _panel(stack: Stack, scale: LogScale, title: str, draw: Draw, step: float) -
 
 
 def _short(name: str, room: float) -> str:
-    most = max(3, int(room / 5.5))
+    most = max(3, int(room / 6.5))
     return name if len(name) <= most else name[: most - 1] + "\N{HORIZONTAL ELLIPSIS}"
 
 
