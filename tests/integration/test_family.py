@@ -284,6 +284,30 @@ VARIANTS: dict[str, Variant] = {
 }
 
 
+# What they are made of is in others, each kind at least once: these run with `make test-slow`.
+COMBINED = (
+    "grouped heads",
+    "sh and skv",
+    "grouped skv",
+    "talking heads, one set of heads",
+    "talking heads that share a dimension",
+    "contextual, grouped heads",
+    "towards the encoder, each layer",
+    "unfolded scaling, contextual",
+    "three-dimensional weights, grouped",
+    "three-dimensional weights, sh and skv",
+    "own embeddings, tied",
+    "product of three",
+    "one head, contextual",
+    "switch, all",
+    "switch, overflowing",
+    "switch, groups",
+    "switch_max",
+    "top_2, threshold",
+    "top_2, one",
+)
+
+
 @dataclass(frozen=True)
 class Ported:
     """A checkpoint, what was made of it, and what the original computes from it."""
@@ -302,7 +326,9 @@ def running() -> Iterator[ReferenceProcess]:
 
 
 @pytest.fixture(
-    scope="module", params=list(VARIANTS), ids=lambda name: name.replace(" ", "-").replace(",", "")
+    scope="module",
+    params=[pytest.param(name, marks=pytest.mark.slow) if name in COMBINED else name for name in VARIANTS],
+    ids=lambda name: name.replace(" ", "-").replace(",", ""),
 )
 def ported(
     request: pytest.FixtureRequest,
