@@ -66,7 +66,7 @@ def config(work: Work) -> None:
 
 
 def _resolved(work: Work) -> ResolvedConfig:
-    """The config; where none was found that is said, for then it has to be inferred."""
+    """The config; where none was found, what there is instead is said."""
     try:
         return work.resolved
     except UnfinishedError as error:
@@ -74,10 +74,10 @@ def _resolved(work: Work) -> ResolvedConfig:
             raise
         beside = sorted(path.name for path in work.checkpoint.path.parent.iterdir())
         raise StepFailedError(
-            f"None of CONFIG_FILES ({', '.join(work.port.config_files)}) lies beside the checkpoint, so that"
-            f" the config has to be inferred, and that is not written. There are: {', '.join(beside)}",
+            f"CONFIG_FILES names {', '.join(work.port.config_files)}; beside the checkpoint there are"
+            f" {', '.join(beside)}.",
             error.where,
-            f"Name the original's config file in CONFIG_FILES and read it; or: {error.message}",
+            error.message,
         ) from error
 
 

@@ -70,19 +70,19 @@ def test_a_config_that_does_not_come_back_is_shown(work: Work) -> None:
         checks.config(with_port(work, config_from_json=forgets))
 
 
-def test_a_config_file_that_is_not_found_is_said_before_inference_is_asked_for(work: Work) -> None:
+def test_where_no_config_file_is_found_what_there_is_is_listed(work: Work) -> None:
     def unwritten(_shapes: object) -> Any:
-        raise UnfinishedError("read sizes off the shapes")
+        raise UnfinishedError("name the config file, or read sizes off the shapes")
 
     with_port(work, config_files=("settings.yaml",), infer_config=unwritten)
-    work.__dict__.pop("resolved", None)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("porting.convert.port_for_variables", lambda _shapes: work.port)
         with pytest.raises(
-            StepFailedError, match=r"settings\.yaml\) lies beside.*There are: .*operative_config"
-        ) as e:
+            StepFailedError, match=r"names settings\.yaml; beside.*are .*operative_config"
+        ) as error:
             checks.config(work)
-    assert "read sizes off the shapes" in e.value.todo
+    assert error.value.where.startswith("tests/scaffold/test_steps.py:")
+    assert error.value.todo == "name the config file, or read sizes off the shapes"
 
 
 def test_a_port_that_cannot_be_imported_is_what_the_first_step_says(

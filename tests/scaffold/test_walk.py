@@ -104,5 +104,6 @@ def test_a_finished_port_that_breaks_fails_where_it_goes_wrong(
     message = outcomes["first_layer"].message
     assert "Step 6 of 13, first_layer: the first layer agrees? Not yet." in message
     assert "First divergence: h.0.ln_1 (original: model/h0/ln_1/normed:0)" in message
-    assert "2 are wrong by themselves" in message and "Fault 1 of 2: h.0.ln_1" in message
+    assert "2 are wrong by themselves" in message
+    assert "Cause: epsilon is 0.01 in the port, 0.001 in the original" in message
     assert {outcomes[step].result for step in STEPS[6:]} == {"skipped"}

@@ -9,6 +9,8 @@ from porting.port import port_for_model_type, port_for_variables
 from porting.ports.bert.config import Config
 from porting.ports.bert.model import build_model
 from porting.ports.bert.rules import recognises, rules
+from porting.suggest.sides import Side, parameters
+from porting.suggest.suggest import suggest
 from tests.ports.bert.variables import variables
 
 HEADS = Config(51, 24, 2, 3, 40, 36, 3)
@@ -67,6 +69,18 @@ def test_an_unknown_variable_is_an_error() -> None:
 def test_heads_that_the_model_lacks_are_an_error() -> None:
     with pytest.raises(MappingError, match="cls/predictions/output_bias"):
         plan(ENCODER, variables(slots=False))
+
+
+@pytest.mark.parametrize("config", [HEADS, ENCODER], ids=["heads", "encoder"])
+def test_the_rules_that_are_suggested_make_the_same_plan(config: Config) -> None:
+    """In docs/second-port.md it says so, of transformers' model; the keys are the same."""
+    shapes = variables(heads=config.heads)
+    with torch.device("meta"):
+        module = build_model(config)
+    suggested = suggest(Side(shapes), parameters(module))
+    assert suggested.complete
+    ours = {entry.target: (entry.sources, entry.ops) for entry in plan(config, shapes).entries}
+    assert {entry.target: (entry.sources, entry.ops) for entry in suggested.plan().entries} == ours
 
 
 def test_each_port_knows_its_own_checkpoints() -> None:
