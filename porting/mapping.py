@@ -13,24 +13,20 @@ source. Whatever breaks that is collected and reported together, each with the n
 
 from __future__ import annotations
 
-import difflib
-import heapq
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from porting.errors import MappingError, Problem
+from porting.misfits import PLACEHOLDER, homeless, unclaimed_problems, unfilled_problems
 from porting.ops import Op, Part
 
 Shape = tuple[int, ...]
-# How many of the likeliest names are compared letter by letter to find the nearest.
-_SHORTLIST = 12
-_PLACEHOLDER = re.compile(r"\{(?P<name>\w+)(?:\*(?P<times>\d+))?(?:\+(?P<plus>\d+))?\}")
 
 
 @dataclass(frozen=True)
@@ -79,7 +75,7 @@ class Rule:
                 return text
             return str(int(text) * int(match["times"] or 1) + int(match["plus"] or 0))
 
-        return _PLACEHOLDER.sub(value, target)
+        return PLACEHOLDER.sub(value, target)
 
 
 @dataclass(frozen=True)
@@ -184,12 +180,12 @@ def make_plan(
                         orders[target] = rule.stack
 
     unfilled = [target for target in target_shapes if target not in claims]
-    problems += _unclaimed_problems(unclaimed, source_shapes, rules)
+    problems += unclaimed_problems(unclaimed, source_shapes, rules)
     entries: dict[str, PlanEntry] = {}
     for target, claimants in claims.items():
         names = [name for name, _ in claimants]
         if target not in target_shapes:
-            problems += [_homeless(name, target, unfilled) for name in names]
+            problems += [homeless(name, target, unfilled) for name in names]
         elif target in orders and {*stacks[target]} != {*orders[target]}:
             problems.append(Problem(target, f"one each of {', '.join(orders[target])}", ", ".join(names)))
         elif len(claimants) > len(orders.get(target, ("one",))):
@@ -205,7 +201,9 @@ def make_plan(
             if problem:
                 problems.append(problem)
             entries[target] = entry
-    problems += _unfilled_problems(unfilled, source_shapes, rules, unclaimed)
+    problems += unfilled_problems(
+        unfilled, source_shapes, [rule for rule in rules if isinstance(rule, Rule)], unclaimed
+    )
 
     if problems:
         raise MappingError(
@@ -240,103 +238,3 @@ def _shape_problem(entry: PlanEntry) -> Problem | None:
         f"shape {entry.target_shape} of {entry.target}",
         f"{shape} ({ops}, from {entry.source_shapes[0]} in the checkpoint)",
     )
-
-
-def _homeless(name: str, target: str, unfilled: Sequence[str]) -> Problem:
-    return Problem(
-        name,
-        f"a parameter {target} in the model",
-        "none: the model that the config describes has no such parameter",
-        _nearest("nearest parameter without a source", target, unfilled),
-    )
-
-
-def _unclaimed_problems(
-    unclaimed: Sequence[str], sources: Mapping[str, Shape], rules: Sequence[Rule | Drop]
-) -> list[Problem]:
-    claimed = sorted(set(sources) - set(unclaimed))
-    return [
-        Problem(
-            name,
-            "a rule that claims it",
-            f"none of {len(rules)} (shape {sources[name]})",
-            _nearest("nearest variable that has one", name, claimed),
-        )
-        for name in unclaimed
-    ]
-
-
-def _unfilled_problems(
-    unfilled: Sequence[str],
-    sources: Mapping[str, Shape],
-    rules: Sequence[Rule | Drop],
-    unclaimed: Sequence[str],
-) -> list[Problem]:
-    wanted = {target: _source_names(target, rules) for target in unfilled}
-    candidates = list(unclaimed) or list(sources)
-    return [
-        Problem(
-            target,
-            f"a variable such as {names[0]}" if names else "a rule that fills it",
-            "none in the checkpoint",
-            _nearest("nearest variable", names[0] if names else target, candidates),
-        )
-        for target, names in wanted.items()
-    ]
-
-
-def _source_names(target: str, rules: Iterable[Rule | Drop]) -> list[str]:
-    """Source patterns that would fill `target`, its block numbers put in: for messages only."""
-    found = []
-    for rule in rules:
-        groups = _groups_of(target, rule) if isinstance(rule, Rule) else None
-        if groups is not None:
-            found.append(_fill_pattern(rule.pattern, groups))
-    return found
-
-
-def _groups_of(target: str, rule: Rule) -> dict[str, str] | None:
-    """What a rule's groups would have to be to give this target; None if it never does."""
-    regex, end = "", 0
-    placeholders = list(_PLACEHOLDER.finditer(rule.target))
-    seen: set[str] = set()
-    for place in placeholders:
-        regex += re.escape(rule.target[end : place.start()])
-        name, end = place["name"], place.end()
-        regex += f"(?P={name})" if name in seen else f"(?P<{name}>[^.]+)"
-        seen.add(name)
-    match = re.fullmatch(regex + re.escape(rule.target[end:]), target)
-    if not match:
-        return None
-    groups = match.groupdict()
-    for place in placeholders:
-        if place["times"] or place["plus"]:
-            number = groups[place["name"]]
-            times, plus = int(place["times"] or 1), int(place["plus"] or 0)
-            if not number.isdigit() or int(number) < plus or (int(number) - plus) % times:
-                return None
-            groups[place["name"]] = str((int(number) - plus) // times)
-    return groups
-
-
-def _fill_pattern(pattern: str, groups: Mapping[str, str]) -> str:
-    def value(match: re.Match[str]) -> str:
-        name, inner = match.group("name"), match.group("inner")
-        filled = groups.get(name, inner)
-        # Mesh numbers its scopes with three digits: block_007.
-        return f"{int(filled):03d}" if filled.isdigit() and "\\d" in inner else filled
-
-    return re.sub(r"\(\?P<(?P<name>\w+)>(?P<inner>[^()]*)\)", value, pattern)
-
-
-def _nearest(label: str, name: str, candidates: Sequence[str]) -> str:
-    # Comparing every name with every other takes half a minute for a thousand of them: first a shortlist.
-    wanted = _trigrams(name)
-    likely = heapq.nlargest(_SHORTLIST, candidates, key=lambda other: len(wanted & _trigrams(other)))
-    close = difflib.get_close_matches(name, likely, n=1, cutoff=0.6)
-    return f"{label}: {close[0]}" if close else ""
-
-
-@lru_cache(maxsize=1 << 14)
-def _trigrams(name: str) -> frozenset[str]:
-    return frozenset(name[i : i + 3] for i in range(len(name) - 2))
