@@ -31,11 +31,17 @@ MakeCheckpoint = Callable[..., Path]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """These tests run the original: without it they are skipped, by name."""
-    missing = [name for name in ("tensorflow", "mesh_tensorflow", "t5") if not importlib.util.find_spec(name)]
+    """These tests run the original: without it they are skipped, by name.
+
+    It is Mesh TensorFlow, unless the test's module lists in `ORIGINAL` what it needs.
+    """
     for item in items:
-        if missing and Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.skip(reason=f"not installed: {', '.join(missing)} (see README)"))
+        if Path(__file__).parent in item.path.parents:
+            needed = getattr(item.module, "ORIGINAL", ("tensorflow", "mesh_tensorflow", "t5"))  # type: ignore[attr-defined]
+            missing = [name for name in needed if not importlib.util.find_spec(name)]
+            if missing:
+                reason = f"not installed: {', '.join(missing)} (see README)"
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -30,8 +29,7 @@ from porting.trace import Trace
 from tests.ports.bert.make_checkpoint import CONFIG
 
 ROOT = Path(__file__).parents[2]
-MISSING = [name for name in ("tensorflow", "tf_keras", "bert") if not importlib.util.find_spec(name)]
-pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)} (see README)")
+ORIGINAL = ("tensorflow", "tf_keras", "bert")
 
 Make = Callable[..., Path]
 

@@ -79,7 +79,7 @@ def test_reports_are_written_for_every_assertion_where_they_are_asked_for(projec
     assert {path.name for path in (project.path / "found").glob("*.json")} == {
         f"test_port.py-{name}.json" for name in ("test_right", "test_twice", "test_twice-2", "test_wrong")
     }
-    result.stdout.fnmatch_lines(["E *Report: *test_wrong.md"])
+    result.stdout.fnmatch_lines(["E *Report: *test_wrong.html"])
 
 
 def test_no_report_is_written_unasked(project: pytest.Pytester) -> None:
