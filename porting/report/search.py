@@ -34,7 +34,7 @@ def search_section(result: SearchResult) -> Iterator[str]:
             yield f"| {failure.label} | {failure.inputs.shapes()} | {_where(failure)} |"
         yield ""
     for label, message in result.refused:
-        yield f"- the original could not run: {label}: {message.splitlines()[0]}"
+        yield f"- the original has no answer: {label}: {message.splitlines()[0]}"
     if result.refused:
         yield ""
     if result.shrunk:
@@ -53,7 +53,7 @@ def _summary(result: SearchResult) -> str:
     if result.ended == BUDGET:
         text += f" The budget ended it (--search-budget {result.budget:g} seconds)."
     if result.refused:
-        text += f" The original could not run {len(result.refused)}."
+        text += f" The original has no answer to {len(result.refused)}."
     return text
 
 

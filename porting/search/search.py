@@ -114,7 +114,7 @@ class SearchResult:
         tried: number of inputs tried, shrinking apart.
         failing: those that failed, in the order in which they were tried.
         shrunk: the smallest that fails; None if none does.
-        refused: labels of inputs that the original could not run, with what it said.
+        refused: labels of inputs that the original could not run, or gives NaN for, with what it said.
         ended: "all tried", or "budget": time or runs were used up before.
         budget: seconds that there were.
         seconds: how long it took.
@@ -268,6 +268,10 @@ class _Trials:
             return Failure(label, inputs, None, str(error))
         except ReferenceRunError as error:
             self.refused.append((label, error.message))
+            return None
+        undefined = [row.reference_name for row in comparison.tensors if row.status == INVALID]
+        if undefined and all(row.status in (MATCH, INVALID) for row in comparison.tensors):
+            self.refused.append((label, f"the original itself gives NaN, in {undefined[0]}"))
             return None
         return Failure(label, inputs, comparison) if self.failing(comparison) else None
 

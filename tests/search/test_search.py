@@ -38,7 +38,7 @@ def row(status: str) -> TensorComparison:
 
 
 def comparison(status: str) -> Comparison:
-    return Comparison(status, 1e-3, (row(status),))
+    return Comparison(status, 1e-3, (row("diverged" if status == "diverged" else "match"),))
 
 
 def comparing(fault: Fault, status: str = "diverged") -> Callable[[Inputs], Comparison]:
@@ -249,7 +249,7 @@ def test_an_input_that_the_original_cannot_run_is_listed() -> None:
     result = search(compare, candidates(big()), 1)
     assert result.to_json()["refused"] == [{"label": "input 0", "message": "out of memory"}]
     assert result.failing == ()
-    assert "could not run 1" in next(search_lines(result))
+    assert "no answer to 1" in next(search_lines(result))
 
 
 def test_first_inputs_that_fail_are_shrunk_too() -> None:
@@ -257,6 +257,20 @@ def test_first_inputs_that_fail_are_shrunk_too() -> None:
     result = search(comparing(is_long), candidates(ids([[2]], [[3]])), 1, known=known)
     assert result.failing == ()
     assert result.shrunk and result.shrunk.failure.inputs["inputs"].shape == (1, 129)
+
+
+def test_where_the_original_itself_gives_nan_nothing_is_said_of_the_port() -> None:
+    nan, wrong = row("invalid"), row("diverged")
+
+    def compare(inputs: Inputs) -> Comparison:
+        rows = (row("match"), nan) if inputs.batch == 1 else (wrong, nan)
+        return Comparison("invalid", 1e-3, rows, reasons=("NaN",))
+
+    result = search(compare, candidates(ids([[2]], [[3]])), 1)
+    assert (result.failing, result.shrunk, result.status) == ((), None, "match")
+    assert result.refused == (("input 0", "the original itself gives NaN, in logits"),)
+    both = search(compare, candidates(ids([[2], [3]], [[3], [4]])), 1)
+    assert [failure.status for failure in both.failing] == ["invalid"]
 
 
 @pytest.mark.parametrize("status", ["diverged", "incomplete", "invalid"])

@@ -144,7 +144,7 @@ def search_section(content: Mapping[str, Any]) -> Html | None:
         ]
         parts.append(scrolling("Failing inputs", tag("table", tag("thead", head), tag("tbody", *rows))))
     if search["refused"]:
-        parts.append(tag("p", "The original could not run:", cls="note"))
+        parts.append(tag("p", "The original has no answer to:", cls="note"))
         refused = [(item["label"], item["message"].splitlines()) for item in search["refused"]]
         parts.append(tag("ul", *(tag("li", label, ": ", "".join(said[:1])) for label, said in refused)))
     shrunk = search["shrunk"]
