@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -90,7 +91,7 @@ def _compared(
     traces: TraceMaker, offset: float, names: tuple[str, ...], faults: tuple[Fault, ...]
 ) -> Comparison:
     reference, port = traces(tensors(names=names), prefix="tf/"), traces(tensors(offset, names))
-    comparison = compare_traces(reference, port, provenance=PROVENANCE)
+    comparison = compare_traces(reference, port, provenance=deepcopy(PROVENANCE))
     figures = {
         row.name: TapFigures(row.max_abs_diff / 4, row.max_abs_diff, 1e-7, 1e-6 * (i + 1), 2.5)
         for i, row in enumerate(comparison.tensors)

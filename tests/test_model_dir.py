@@ -325,7 +325,7 @@ def test_a_config_that_cannot_be_read_is_named(model_dir: Path, content: str | N
         load_model(model_dir)
 
 
-@pytest.mark.parametrize("content", [{}, {"model_type": "bert"}, {"model_type": None}])
+@pytest.mark.parametrize("content", [{}, {"model_type": "llama"}, {"model_type": None}])
 def test_a_model_of_another_kind_is_named(model_dir: Path, content: dict) -> None:
     write_json(model_dir / "config.json", content)
     with pytest.raises(
