@@ -83,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--right", type=int, metavar="N", help=f"runs of right ports (default {DEFAULT_RIGHT})"
     )
-    parser.add_argument("--compiled", action="store_true", help="compiled right ports too (minutes)")
+    parser.add_argument("--compiled", action="store_true", help="compiled right ports too")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all of it there")
     parser.add_argument("--cache", type=Path, default=Path("build/localisation"), metavar="DIR")
     return parser
