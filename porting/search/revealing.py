@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, count
 
 import numpy as np
 
@@ -48,11 +49,7 @@ def revealing_inputs(
         seed: of the ids and the mixtures.
     """
     make = _Maker(vocab_size, target_vocab_size or vocab_size, tuple(sorted(set(lengths))), seed)
-    yield from make.chosen()
-    number = 0
-    while True:
-        number += 1
-        yield make.mixture(number)
+    return chain(make.chosen(), map(make.mixture, count(1)))
 
 
 @dataclass

@@ -6,13 +6,13 @@ transformers calls "gelu_new" (or "gelu_pytorch_tanh"); transformers' "gelu" is 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from porting.config_file import read_json_config
 from porting.errors import ConfigError, Problem
 from porting.mapping import Shape
 from porting.port import ResolvedConfig
@@ -120,7 +120,7 @@ def read_config(path: Path, shapes: Mapping[str, Shape]) -> ResolvedConfig:
     Raises:
         ConfigError: it cannot be read, or describes what this port does not have.
     """
-    content = _read_json(path)
+    content = read_json_config(path)
     heads = has_heads(shapes)
     given = {name: content[name] for name in _FIELDS if name in content}
     if content.get("model_type") == MODEL_TYPE:
@@ -135,16 +135,6 @@ def read_config(path: Path, shapes: Mapping[str, Shape]) -> ResolvedConfig:
     return ResolvedConfig(
         inferred.config, f"{path}, the rest {inferred.origin}", inferred.inferred, inferred.assumed
     )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"Cannot read the config {path}: {error}") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path} does not hold a JSON object.")
-    return content
 
 
 def _check_google(content: Mapping[str, Any], path: Path) -> None:

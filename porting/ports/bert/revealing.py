@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain, count
 
 import numpy as np
 
@@ -33,11 +34,7 @@ _MOST_PREDICTIONS = 20  # run_pretraining.py's max_predictions_per_seq
 def revealing_ids(config: Config) -> Iterator[Labelled]:
     """Chosen inputs, from what most ports get wrong to what few do; then mixtures without end."""
     make = _Maker(config, np.random.default_rng(0))
-    yield from make.chosen()
-    number = 0
-    while True:
-        number += 1
-        yield make.mixture(number)
+    return chain(make.chosen(), map(make.mixture, count(1)))
 
 
 @dataclass

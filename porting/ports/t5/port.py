@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from porting.errors import ConfigError
+from porting.config_file import read_json_config
 from porting.mapping import Shape
 from porting.port import Port, ResolvedConfig
 from porting.ports.t5.architecture import MODEL_TYPE
@@ -41,7 +40,7 @@ def read_config(path: Path, shapes: Mapping[str, Shape]) -> ResolvedConfig:
         config, assumed = config_from_gin(path, shapes)
         text = path.read_text(encoding="utf-8")
         return ResolvedConfig(config, origin=str(path), assumed=assumed, original_text=text)
-    content = _read_json(path)
+    content = read_json_config(path)
     if content.get("model_type") == MODEL_TYPE or all(name in content for name in REQUIRED):
         return ResolvedConfig(config_from_json(content), origin=str(path))
     inferred = infer_config(shapes, content)
@@ -50,16 +49,6 @@ def read_config(path: Path, shapes: Mapping[str, Shape]) -> ResolvedConfig:
     if answered == short:  # the answers changed nothing more: where the layers lie stays known
         answered = inferred.config
     return replace(inferred, config=answered, origin=f"{path}, the rest {inferred.origin}")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"Cannot read the config {path}: {error}") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path} does not hold a JSON object.")
-    return content
 
 
 def config_to_json(config: Config) -> dict[str, Any]:
