@@ -13,8 +13,8 @@ import ml_dtypes
 import numpy as np
 
 from porting.checkpoint import Checkpoint, open_checkpoint
-from porting.errors import CheckpointError, InputError, Problem
-from porting.mapping import Plan, PlanEntry, Shape, make_plan
+from porting.errors import InputError, Problem
+from porting.mapping import Plan, PlanEntry
 from porting.model_dir import (
     CONFIG,
     TensorSpec,
@@ -25,7 +25,8 @@ from porting.model_dir import (
     write_json,
     write_shard,
 )
-from porting.port import Port, ResolvedConfig, port_for_variables
+from porting.port import ResolvedConfig
+from porting.source import plan_conversion, resolve_config
 
 SCHEMA_VERSION = 1
 DTYPES = {
@@ -34,7 +35,6 @@ DTYPES = {
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
     "float16": np.dtype(np.float16),
 }
-_FLOATS = {np.dtype(np.float64), *(dtype for dtype in DTYPES.values() if dtype is not None)}
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 Progress = Callable[[str, int], None]
@@ -145,51 +145,6 @@ def convert_checkpoint(
         for name, content in port.extra_files(resolved.config).items():
             write_json(directory / name, content)
     return conversion("converted")
-
-
-def resolve_config(checkpoint: Checkpoint, given: str | Path | None) -> tuple[Port, ResolvedConfig]:
-    """The port for a checkpoint and its configuration: given, else beside it, else inferred."""
-    shapes = variable_shapes(checkpoint)
-    port = port_for_variables(shapes)
-    path = Path(given) if given is not None else find_config(checkpoint, port)
-    if path is None:
-        return port, port.infer_config(shapes)
-    return port, port.read_config(path, shapes)
-
-
-def find_config(checkpoint: Checkpoint, port: Port) -> Path | None:
-    """The config file that lies beside a checkpoint, if one does."""
-    candidates = (checkpoint.path.parent / name for name in port.config_files)
-    return next((path for path in candidates if path.is_file()), None)
-
-
-def variable_shapes(checkpoint: Checkpoint) -> dict[str, Shape]:
-    """Variable name -> shape."""
-    return {name: tensor.shape for name, tensor in checkpoint.tensors.items()}
-
-
-def plan_conversion(port: Port, config: Any, checkpoint: Checkpoint) -> Plan:
-    """Map a checkpoint's variables to the parameters of the model that the port builds.
-
-    Raises:
-        MappingError: something has no home, no source, or another shape; lists everything.
-    """
-    import torch
-
-    shapes = variable_shapes(checkpoint)
-    with torch.device("meta"):
-        model = port.build(config)
-    targets = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    plan = make_plan(port.rules(config, list(shapes)), shapes, targets)
-    wrong = [
-        Problem(name, "a floating-point weight", f"{checkpoint.tensors[name].dtype}")
-        for entry in plan.entries
-        for name in entry.sources
-        if checkpoint.tensors[name].dtype not in _FLOATS
-    ]
-    if wrong:
-        raise CheckpointError("Some weights are not floating-point numbers.", problems=wrong)
-    return plan
 
 
 def parse_size(size: str | int) -> int:

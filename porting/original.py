@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from porting.checkpoint import Checkpoint, open_checkpoint
-from porting.convert import plan_conversion, resolve_config
 from porting.generation.decoding import GenerationSettings, decode_with_reference
 from porting.generation.flips import decoding_of
 from porting.gradients.traces import map_variables
 from porting.inputs import Inputs
 from porting.mapping import Plan
 from porting.references.process import ReferenceProcess
+from porting.source import plan_conversion, resolve_config
 from porting.trace import GRADIENTS, Trace, TraceWriter, read_trace
 
 

@@ -12,12 +12,12 @@ from porting.analysis.isolation import Originals
 from porting.analysis.passes import Analyser
 from porting.capture import plain_path
 from porting.checkpoint import Checkpoint
-from porting.convert import plan_conversion
 from porting.diagnose.engine import diagnose
 from porting.diagnose.lab import Lab, RightWeights, Variants
 from porting.errors import PortingError
 from porting.findings import Findings
 from porting.port import Port
+from porting.source import plan_conversion
 from porting.tap import Tap
 from porting.trace import Trace
 

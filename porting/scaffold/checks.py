@@ -9,12 +9,12 @@ from contextlib import suppress
 
 import numpy as np
 
-from porting.convert import find_config, plan_conversion, variable_shapes
 from porting.mapping import Drop, Plan, Rule, Shape, make_plan
 from porting.model_dir import load_model
 from porting.port import ResolvedConfig, port_for_variables
 from porting.scaffold.unfinished import UnfinishedError, shown
 from porting.scaffold.work import MAKER, StepFailedError, Work
+from porting.source import find_config, plan_conversion, variable_shapes
 from porting.tokenizer import compare_tokenizer
 
 _SHOWN_NAMES = 8

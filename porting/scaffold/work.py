@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from porting.checkpoint import Checkpoint, open_checkpoint
-from porting.convert import convert_checkpoint, resolve_config
+from porting.convert import convert_checkpoint
 from porting.errors import ConfigError, PortingError, ReferenceRunError
 from porting.port import Port, ResolvedConfig, port_named
 from porting.references.process import run_in_process
 from porting.scaffold.settings import PortSettings
 from porting.scaffold.unfinished import WRITTEN_IN, shown
+from porting.source import resolve_config
 from porting.testing.cache import ContentCache
 from porting.testing.reference import ReferenceTraces, file_digest
 

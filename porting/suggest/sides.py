@@ -14,11 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from porting.checkpoint import Checkpoint
-from porting.convert import find_config, variable_shapes
 from porting.errors import InputError, Problem
 from porting.mapping import Shape
 from porting.model_dir import weight_files
 from porting.port import installed_ports
+from porting.source import find_config, variable_shapes
 
 if TYPE_CHECKING:
     import torch

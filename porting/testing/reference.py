@@ -58,8 +58,8 @@ class ReferenceTraces:
             OutputError: the cache cannot be written.
         """
         from porting.checkpoint import open_checkpoint
-        from porting.convert import resolve_config
         from porting.inputs import DEFAULT_RANDOM
+        from porting.source import resolve_config
         from porting.trace import read_trace
         from porting.workbench import as_inputs, run_reference
 

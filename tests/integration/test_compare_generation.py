@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from porting import Comparison, Inputs, compare_outputs, convert_checkpoint, load_model, run_reference
 from porting.checkpoint import open_checkpoint
 from porting.cli import compare_outputs_command
-from porting.convert import resolve_config
 from porting.generation.decoding import GenerationSettings, decode_with_reference
 from porting.ports.t5 import PORT, cache, generation
 from porting.ports.t5.context import StackContext
+from porting.source import resolve_config
 from porting.trace import Trace
 from tests.integration.conftest import SMALL, V1_0, V1_1, MakeCheckpoint
 

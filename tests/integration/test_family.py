@@ -16,7 +16,7 @@ import transformers
 
 from porting import Inputs, Trace, compare_outputs, convert_checkpoint, load_model
 from porting.checkpoint import open_checkpoint
-from porting.convert import Conversion, variable_shapes
+from porting.convert import Conversion
 from porting.errors import ConfigError
 from porting.original import Original
 from porting.ports.t5.decode import decode_with_original
@@ -26,6 +26,7 @@ from porting.ports.t5.port import PORT
 from porting.ports.t5.spelling import same_model
 from porting.ports.t5.to_gin import gin_from_config
 from porting.references.process import ReferenceProcess
+from porting.source import variable_shapes
 from tests.integration.conftest import SMALL, V1_0, V1_1, MakeCheckpoint
 
 ATOL = 1e-4

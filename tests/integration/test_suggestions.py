@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from porting.checkpoint import open_checkpoint
-from porting.convert import convert_checkpoint, plan_conversion, resolve_config
+from porting.convert import convert_checkpoint
+from porting.source import plan_conversion, resolve_config
 from porting.suggest import Suggestion, suggest_rules
 from porting.suggest.suggest import SURE
 from tests.integration.conftest import OLD_NAMES, SMALL, V1_0, V1_1, MakeCheckpoint

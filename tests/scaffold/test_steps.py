@@ -76,7 +76,7 @@ def test_where_no_config_file_is_found_what_there_is_is_listed(work: Work) -> No
 
     with_port(work, config_files=("settings.yaml",), infer_config=unwritten)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("porting.convert.port_for_variables", lambda _shapes: work.port)
+        patch.setattr("porting.source.port_for_variables", lambda _shapes: work.port)
         with pytest.raises(
             StepFailedError, match=r"names settings\.yaml; beside.*are .*operative_config"
         ) as error:

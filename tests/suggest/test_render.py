@@ -74,7 +74,7 @@ def test_every_rule_says_how_sure_it_is_and_what_is_left_is_to_do() -> None:
 def test_the_demonstration_s_rules_are_right_and_a_plan(tmp_path: Path) -> None:
     """The same plan as the T5 port's own rules make."""
     from porting.checkpoint import open_checkpoint
-    from porting.convert import plan_conversion, resolve_config
+    from porting.source import plan_conversion, resolve_config
 
     path = tmp_path / "rules.py"
     result = CliRunner().invoke(suggest_rules_command, [str(DEMO), "t5", "-o", str(path)])

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from porting.checkpoint import open_checkpoint
-from porting.convert import resolve_config
 from porting.ports.t5.config import config_from_json
 from porting.ports.t5.decoding import given_tokens, said_by_reference
 from porting.references.process import run_in_process
+from porting.source import resolve_config
 from porting.trace import read_trace
 
 
