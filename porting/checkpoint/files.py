@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import mmap
-import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
-
-import numpy as np
-import numpy.typing as npt
+from typing import BinaryIO
 
 from porting.errors import CheckpointError, Problem
 
@@ -36,29 +31,12 @@ def read_file(path: Path, max_bytes: int) -> bytes:
     Raises:
         CheckpointError: it is missing, unreadable, not a regular file, or longer than `max_bytes`.
     """
-    with named_os_errors(path), _open_regular(path) as file:
+    with named_os_errors(path), open_regular(path) as file:
         content = file.read(max_bytes + 1)
     if len(content) > max_bytes:
         problem = Problem(str(path), f"at most {max_bytes} bytes", "a longer file")
         raise CheckpointError(f"{path} is too large to be what its name says", problems=[problem])
     return content
-
-
-def map_file(path: Path) -> npt.NDArray[np.uint8]:
-    """Map a file into memory without reading it.
-
-    Returns:
-        Its bytes, read-only, shape [file size], uint8.
-
-    Raises:
-        CheckpointError: it is missing, unreadable, or not a regular file.
-    """
-    with named_os_errors(path), _open_regular(path) as file:
-        # An empty file cannot be mapped.
-        content: Any = b""
-        if os.fstat(file.fileno()).st_size:
-            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    return np.frombuffer(content, np.uint8)
 
 
 def lfs_remedy(content: bytes) -> str:
@@ -68,7 +46,8 @@ def lfs_remedy(content: bytes) -> str:
     return ""
 
 
-def _open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file to read it. Raises OSError if it is missing or no regular file."""
     # Opening a named pipe would wait for ever, so look before opening.
     mode = path.stat().st_mode
     if stat.S_ISDIR(mode):

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from porting.checkpoint.files import named_os_errors
+from porting.checkpoint.stored import StoredBytes
 from porting.errors import CheckpointError, Problem
 
 
@@ -32,6 +33,7 @@ class LazyTensor:
             listed but cannot be read (strings, such as TensorFlow 2's `_CHECKPOINTABLE_OBJECT_GRAPH`).
         files: the data files that `read` needs, whether or not they are there; empty when it needs none.
         load: does the work of `read`.
+        stored: where the values lie, if they lie in one piece; for who reads them piece by piece.
     """
 
     name: str
@@ -39,6 +41,7 @@ class LazyTensor:
     dtype: np.dtype[Any]
     files: tuple[Path, ...] = field(repr=False)
     load: Callable[[], npt.NDArray[Any]] = field(repr=False, compare=False)
+    stored: StoredBytes | None = field(default=None, repr=False, compare=False)
 
     @property
     def readable(self) -> bool:
@@ -54,8 +57,7 @@ class LazyTensor:
         """Read the values, with their checksum verified.
 
         Returns:
-            A read-only array of `shape` and `dtype`: a view of the memory-mapped file where the format
-            allows one, so that nothing is copied. It keeps the file mapped for as long as it lives.
+            A new read-only array of `shape` and `dtype`.
 
         Raises:
             CheckpointError: the dtype is not readable, a data file is missing, unreadable or too short,

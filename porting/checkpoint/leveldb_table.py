@@ -53,6 +53,12 @@ def masked_crc32c(data: bytes | npt.NDArray[np.uint8]) -> int:
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
+def unmasked(crc: int) -> int:
+    """The CRC32C that LevelDB stores as `crc` (`util/crc32c.h`)."""
+    rotated = (crc - 0xA282EAD8) & 0xFFFFFFFF
+    return (rotated >> 17 | rotated << 15) & 0xFFFFFFFF
+
+
 def read_table(path: Path) -> dict[bytes, bytes]:
     """Read all entries of the table file `path`; see `parse_table`.
 

@@ -1,8 +1,8 @@
 """Checkpoints in safetensors files, as PyTorch originals have them; read without PyTorch.
 
 A checkpoint is one `*.safetensors` file, or several that a `*.safetensors.index.json` lists. The safetensors
-library checks every header (offsets in order, without holes, inside the file); values are views of the mapped
-file. The format has no checksums: a damaged value is not noticed.
+library checks every header (offsets in order, without holes, inside the file); values are read piece by
+piece. The format has no checksums: a damaged value is not noticed.
 
 Source of the layout: the safetensors library's README (8 bytes of header length, JSON header, raw data).
 """
@@ -18,15 +18,16 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
-from porting.checkpoint.files import lfs_remedy, map_file, named_os_errors, read_file
+from porting.checkpoint.files import lfs_remedy, named_os_errors, read_file
 from porting.checkpoint.lazy import Checkpoint, LazyTensor
+from porting.checkpoint.stored import DataFile, StoredBytes, read_stored
 from porting.errors import CheckpointError, Problem
 
 FORMAT = "safetensors"
 SUFFIX = ".safetensors"
 INDEX_SUFFIX = ".safetensors.index.json"
 _MAX_INDEX_BYTES = 64 << 20
-_DTYPES: dict[str, np.dtype[Any]] = {
+DTYPES: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),
     "F32": np.dtype("<f4"),
     "F16": np.dtype("<f2"),
@@ -38,6 +39,8 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "U8": np.dtype("u1"),
     "BOOL": np.dtype("?"),
 }
+"""The format's names of dtypes."""
+
 _UNREADABLE = np.dtype(object)
 
 
@@ -116,40 +119,38 @@ def _index(path: Path) -> dict[str, str]:
 def _tensors_of(path: Path) -> dict[str, LazyTensor]:
     from safetensors import SafetensorError, safe_open
 
-    data = map_file(path)
+    file = DataFile(path)
+    beginning = _bytes(file, 0, 64)
     try:
         with safe_open(path, framework="numpy"):
             pass
-        start = 8 + int.from_bytes(data[:8].tobytes(), "little")
-        header = json.loads(data[8:start].tobytes())
-    except (SafetensorError, ValueError) as error:
-        raise _unreadable(path, str(error), lfs_remedy(data[:64].tobytes())) from error
+        start = 8 + int.from_bytes(beginning[:8], "little")
+        header = json.loads(_bytes(file, 8, start - 8))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise _unreadable(path, str(error), lfs_remedy(beginning)) from error
     header.pop("__metadata__", None)
     tensors = {}
     for name in sorted(header):
         entry = header[name]
-        dtype, shape = _DTYPES.get(entry["dtype"], _UNREADABLE), tuple(entry["shape"])
+        dtype, shape = DTYPES.get(entry["dtype"], _UNREADABLE), tuple(entry["shape"])
         first, last = (start + offset for offset in entry["data_offsets"])
-        load = partial(_read, data, first, last, dtype, shape)
         if dtype == _UNREADABLE:
-            load = partial(_refuse, path, name, entry["dtype"])
-        tensors[name] = LazyTensor(name, shape, dtype, (path,), load)
+            refuse = partial(_refuse, path, name, entry["dtype"])
+            tensors[name] = LazyTensor(name, shape, dtype, (path,), refuse)
+            continue
+        stored = StoredBytes(lambda: file, first, last - first, name)
+        load = partial(read_stored, stored, dtype, shape)
+        tensors[name] = LazyTensor(name, shape, dtype, (path,), load, stored)
     return tensors
 
 
-def _read(
-    data: npt.NDArray[np.uint8], first: int, last: int, dtype: np.dtype[Any], shape: tuple[int, ...]
-) -> npt.NDArray[Any]:
-    values = data[first:last]
-    # A header may end anywhere, and NumPy wants wide numbers to begin at a multiple of their width.
-    if values.ctypes.data % dtype.itemsize:
-        values = values.copy()
-        values.flags.writeable = False
-    return values.view(dtype).reshape(shape)
+def _bytes(file: DataFile, offset: int, count: int) -> bytes:
+    found = np.empty(count, np.uint8)
+    return found[: file.read_into(found, offset)].tobytes()
 
 
 def _refuse(path: Path, name: str, dtype: str) -> npt.NDArray[Any]:
-    problem = Problem(name, f"a dtype among {', '.join(_DTYPES)}", dtype)
+    problem = Problem(name, f"a dtype among {', '.join(DTYPES)}", dtype)
     raise CheckpointError(f"{path}: {name} cannot be read", problems=[problem])
 
 

@@ -27,9 +27,10 @@ import numpy as np
 import numpy.typing as npt
 
 from porting.checkpoint.lazy import Checkpoint, LazyTensor
-from porting.checkpoint.leveldb_table import read_table
+from porting.checkpoint.leveldb_table import read_table, unmasked
 from porting.checkpoint.protobuf_wire import Message
-from porting.checkpoint.tf_shards import COPY_AGAIN, Shards
+from porting.checkpoint.stored import COPY_AGAIN, StoredBytes, read_stored
+from porting.checkpoint.tf_shards import Shards
 from porting.checkpoint.tf_slices import Slice, box_shape, covers_exactly
 from porting.errors import CheckpointError, Problem
 
@@ -246,15 +247,17 @@ def _find_parts(entry: _Entry, entries: dict[bytes, _Entry]) -> list[_Entry]:
 
 def _lazy_tensor(entry: _Entry, parts: Sequence[_Entry], shards: Shards) -> LazyTensor:
     name = entry.key.decode("utf-8")
+    stored = None
     if entry.dtype == _UNREADABLE:
         load = partial(_refuse, name, entry.dtype_number)
     elif entry.slices:
         load = partial(_assemble, name, entry, parts, shards)
     else:
-        load = partial(_read_plain, name, entry, shards)
+        stored = _stored(name, entry, shards)
+        load = partial(read_stored, stored, entry.dtype, entry.shape)
     needed = sorted({part.shard_id for part in parts if part.size})
     files = tuple(shards.path(shard_id) for shard_id in needed)
-    return LazyTensor(name=name, shape=entry.shape, dtype=entry.dtype, files=files, load=load)
+    return LazyTensor(name, entry.shape, entry.dtype, files, load, stored)
 
 
 def _refuse(name: str, dtype_number: int) -> npt.NDArray[Any]:
@@ -265,20 +268,14 @@ def _refuse(name: str, dtype_number: int) -> npt.NDArray[Any]:
     raise CheckpointError(f"{name}: values of dtype {found} cannot be read", problems=[problem])
 
 
-def _read_plain(name: str, entry: _Entry, shards: Shards) -> npt.NDArray[Any]:
-    """Verified values of one entry: a read-only view of the mapped file, copied only if misaligned."""
-    stored = shards.verified_bytes(entry.shard_id, entry.offset, entry.size, entry.masked_crc32c, name)
-    values = stored.view(entry.dtype).reshape(entry.shape)
-    if not values.flags.aligned:
-        # TensorFlow packs values without padding, and not every user of an array accepts such a one.
-        values = values.copy()
-        values.flags.writeable = False
-    return values
+def _stored(name: str, entry: _Entry, shards: Shards) -> StoredBytes:
+    return shards.stored(entry.shard_id, entry.offset, entry.size, unmasked(entry.masked_crc32c), name)
 
 
 def _assemble(name: str, entry: _Entry, parts: Sequence[_Entry], shards: Shards) -> npt.NDArray[Any]:
     """Verified values of a partitioned variable, put together into a new read-only array."""
-    stored = sum(shards.nbytes(shard_id, name) for shard_id in {part.shard_id for part in parts if part.size})
+    needed = {part.shard_id for part in parts if part.size}
+    stored = sum(shards.file(shard_id, name).nbytes() for shard_id in needed)
     nbytes = prod(entry.shape) * entry.dtype.itemsize
     boxes = [part_slice.box(entry.shape) for part_slice in entry.slices]
     # Before anything of the claimed size is allocated: are there files of that size?
@@ -289,7 +286,7 @@ def _assemble(name: str, entry: _Entry, parts: Sequence[_Entry], shards: Shards)
         raise _bad_entry(name, expected, f"{len(boxes)} slices that leave gaps or overlap")
     values = np.empty(entry.shape, entry.dtype)
     for box, part in zip(boxes, parts, strict=True):
-        values[box] = _read_plain(name, part, shards)
+        values[box] = read_stored(_stored(name, part, shards), part.dtype, part.shape)
     values.flags.writeable = False
     return values
 

@@ -1,0 +1,83 @@
+"""Copying and comparing tensors in blocks that fit a processor's cache.
+
+NumPy walks a transposed matrix along one of its two sides, whichever it takes: of large ones, every step on
+the other side misses the cache, the more so where the width is a power of two. These do the same work in
+tiles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+STRIP_BYTES = 4 << 20
+"""What is in hand at a time of a tensor that is written or compared."""
+
+_TILE_ROWS, _TILE_COLUMNS = 128, 256
+# Odd rows in the scratch tile, so that a column of it does not fall on one place of the cache.
+_PADDING = 16
+
+
+def strips(array: Array) -> Iterator[slice]:
+    """Ranges of the first axis, each of about `STRIP_BYTES`. A scalar has none."""
+    row_bytes = max(1, array.nbytes // max(1, len(array)))
+    # A strip of a transposed matrix is made from pieces of rows as long as the strip is high.
+    rows = max(64, STRIP_BYTES // row_bytes)
+    for start in range(0, len(array), rows):
+        yield slice(start, min(len(array), start + rows))
+
+
+def copy_into(target: Array, values: Array) -> None:
+    """`target[...] = values`, of one shape and dtype.
+
+    Args:
+        target: contiguous in row-major order.
+        values: with any strides.
+    """
+    if values.ndim == 2 and not values.flags.c_contiguous and values.T.strides[1] == values.itemsize:
+        _transpose_into(target, values.T)
+    else:
+        np.copyto(target, values)
+
+
+def _transpose_into(target: Array, matrix: Array) -> None:
+    """target[i, j] = matrix[j, i]."""
+    rows, columns = target.shape
+    scratch = np.empty((_TILE_COLUMNS, _TILE_ROWS + _PADDING), target.dtype)
+    for top in range(0, rows, _TILE_ROWS):
+        bottom = min(rows, top + _TILE_ROWS)
+        for left in range(0, columns, _TILE_COLUMNS):
+            right = min(columns, left + _TILE_COLUMNS)
+            tile = scratch[: right - left, : bottom - top]
+            np.copyto(tile, matrix[left:right, top:bottom])
+            target[top:bottom, left:right] = tile.T
+
+
+def same_bits(one: Array, other: Array) -> bool:
+    """Whether two arrays hold the same bits: NaNs are what they are, and -0.0 is not 0.0.
+
+    Args:
+        one: with any strides.
+        other: of the same dtype; with any strides.
+    """
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    one, other = _bits(one), _bits(other)
+    return all(bool(np.array_equal(_contiguous(one[part]), _contiguous(other[part]))) for part in strips(one))
+
+
+def _bits(array: Array) -> Array:
+    return np.atleast_1d(array).view(np.dtype(f"u{array.itemsize}"))
+
+
+def _contiguous(array: Array) -> Array:
+    if array.flags.c_contiguous:
+        return array
+    copy = np.empty(array.shape, array.dtype)
+    copy_into(copy, array)
+    return copy
