@@ -81,6 +81,8 @@ class Port:
         relative_buckets: of a config, a tap's name, and how many positions look and are looked at: the
             relative-position bucket of each pair, int [queries, memory]; None for taps that have none.
             Reports show differences of attention by them.
+        parameter_shapes: of a config: names and shapes of the module's parameters in the order of
+            `named_parameters()`, without PyTorch, whose import takes seconds; None: the module is built.
     """
 
     name: str
@@ -110,6 +112,7 @@ class Port:
     relative_buckets: Callable[[Any, str, int, int], np.ndarray | None] = field(
         default=lambda _config, _name, _queries, _memory: None
     )
+    parameter_shapes: Callable[[Any], Mapping[str, Shape]] | None = None
 
     def check_inputs(self, config: Any, inputs: Inputs) -> None:
         """Raise InputError unless the model of this config can be run on these inputs."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,13 +44,8 @@ def plan_conversion(port: Port, config: Any, checkpoint: Checkpoint) -> Plan:
     Raises:
         MappingError: something has no home, no source, or another shape; lists everything.
     """
-    import torch
-
     shapes = variable_shapes(checkpoint)
-    with torch.device("meta"):
-        model = port.build(config)
-    targets = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    plan = make_plan(port.rules(config, list(shapes)), shapes, targets)
+    plan = make_plan(port.rules(config, list(shapes)), shapes, parameter_shapes(port, config))
     wrong = [
         Problem(name, "a floating-point weight", f"{checkpoint.tensors[name].dtype}")
         for entry in plan.entries
@@ -59,3 +55,14 @@ def plan_conversion(port: Port, config: Any, checkpoint: Checkpoint) -> Plan:
     if wrong:
         raise CheckpointError("Some weights are not floating-point numbers.", problems=wrong)
     return plan
+
+
+def parameter_shapes(port: Port, config: Any) -> Mapping[str, Shape]:
+    """Names and shapes of the parameters of the model that a port builds, in the module's order."""
+    if port.parameter_shapes is not None:
+        return port.parameter_shapes(config)
+    import torch
+
+    with torch.device("meta"):
+        model = port.build(config)
+    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}

@@ -17,6 +17,7 @@ from .config import (
     read_config,
 )
 from .ids import INPUT_FIELDS, check_ids, random_ids
+from .parameters import parameter_shapes
 from .revealing import fit_ids, revealing_ids
 from .rules import recognises, rules
 from .taps import taps
@@ -78,4 +79,5 @@ PORT = Port(
     reference="porting.ports.bert.reference:run",
     reference_config=reference_config,
     tokenizer=TOKENIZER,
+    parameter_shapes=parameter_shapes,
 )

@@ -187,6 +187,10 @@ class TalkingHeadsSpec(RelativePositions):
             "weights": (self.softmax_heads, self.value_heads),
         }
 
+    def dynamic_sources(self, name: str) -> str:
+        """What the kernel of a projection is computed from, besides its own: "x", "m", both or neither."""
+        return "".join(source for source in "xm" if f"{source}2{name[0]}" in self.dynamic_projections)
+
     def problems(self) -> Iterator[Problem]:
         """What is not of its kind or out of range."""
         if wrong := kind_problems(self):
@@ -267,6 +271,10 @@ class MixtureSpec:
     def projections(self) -> tuple[str, ...]:
         """Names of an expert's inner projections: wi, or wi_0, wi_1, ..."""
         return projection_names(self.activations)
+
+    def router_width(self, d_model: int) -> int:
+        """Width of what the router reads: hidden states, and the tokens' embeddings beside them or not."""
+        return 2 * d_model if str(self.word_embed_mode).startswith("concat") else d_model
 
     def capacity(self, group_size: int) -> int:
         """How many tokens of a group of this size an expert takes."""

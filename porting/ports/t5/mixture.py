@@ -39,8 +39,7 @@ class MixtureOfExperts(nn.Module):
     def __init__(self, d_model: int, spec: MixtureSpec, dropout_rate: float) -> None:
         super().__init__()
         self.spec = spec
-        sees_both = str(spec.word_embed_mode).startswith("concat")
-        self.router = Router(2 * d_model if sees_both else d_model, spec.num_experts)
+        self.router = Router(spec.router_width(d_model), spec.num_experts)
         self.experts = nn.ModuleDict(
             {f"expert_{i}": T5FeedForward(d_model, spec, dropout_rate) for i in range(spec.num_experts)}
         )

@@ -68,8 +68,7 @@ class TalkingHeadsAttention(BiasedAttention):
         for name, (inputs, outputs) in spec.head_projections.items():
             if not kernel_dims(inputs, outputs):
                 continue
-            sources = "".join(source for source in "xm" if f"{source}2{name[0]}" in spec.dynamic_projections)
-            self.add_module(name, HeadsProjection(d_model, inputs, outputs, sources))
+            self.add_module(name, HeadsProjection(d_model, inputs, outputs, spec.dynamic_sources(name)))
         self.scores = Tap()
         self.softmax = Tap()
         self.attended = Tap()

@@ -1,0 +1,122 @@
+"""Names and shapes of the model's parameters, read off its specs: `model.named_parameters()` without PyTorch.
+
+Importing PyTorch takes longer than converting a small T5 does. The order is that of the modules in model.py,
+stack.py and the files of the layers; tests hold both against each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from porting.mapping import Shape
+from porting.ports.t5.architecture import Architecture, Place, StackSpec
+from porting.ports.t5.config import Config
+from porting.ports.t5.layer_specs import (
+    AttentionSpec,
+    FeedForwardSpec,
+    MixtureSpec,
+    TalkingHeadsSpec,
+    kernel_dims,
+    size,
+)
+
+_Parameters = Iterator[tuple[str, Shape]]
+
+
+def parameter_shapes(config: Config) -> dict[str, Shape]:
+    """Parameter name -> shape, in the module's order. Of parameters that modules share, the first name."""
+    architecture = config.architecture
+    d_model = architecture.d_model
+    found: dict[str, Shape] = {}
+    first: set[tuple[str, str, Shape]] = set()  # of shared modules: scope, name, shape
+
+    def add(path: str, scope: str, parameters: _Parameters) -> None:
+        for name, shape in parameters:
+            if (scope, name, shape) not in first:
+                first.add((scope, name, shape))
+                found[f"{path}.{name}"] = shape
+
+    if architecture.shares_embedding:
+        found["shared.weight"] = (architecture.vocab_size, d_model)
+    for name, stack in architecture.stacks.items():
+        scope = stack.scope
+        if not architecture.shares_embedding:
+            rows = architecture.embedding_rows[name]
+            add(f"{name}.embed_tokens", f"{scope}/embedding", _weight(rows, d_model))
+        if stack.positions == "learned":
+            owner = "shared" if architecture.shares_positions else scope
+            add(f"{name}.embed_positions", f"{owner}/positions", _weight(stack.max_length, d_model))
+        for place in stack.places:
+            path, source = f"{name}.{place.path}", f"{scope}/{place.scope}"
+            add(f"{path}.layer_norm", f"{source}/norm", _weight(d_model))
+            kind = place.spec.kind
+            layer = _layer(architecture, stack, place)
+            add(f"{path}.{architecture.module_name(place.spec)}", f"{source}/{kind}", layer)
+        add(f"{name}.final_layer_norm", f"{scope}/norm", _weight(d_model))
+    if not architecture.tie_word_embeddings:
+        found["lm_head.weight"] = (architecture.vocab_size, d_model)
+    return found
+
+
+def _weight(*shape: int) -> _Parameters:
+    yield "weight", shape
+
+
+def _layer(architecture: Architecture, stack: StackSpec, place: Place) -> _Parameters:
+    """Parameters below the module of a layer."""
+    d_model, spec = architecture.d_model, place.spec
+    if isinstance(spec, AttentionSpec | TalkingHeadsSpec):
+        if stack.bias_holders.get(place.number) == place.number:
+            buckets = spec.relative_attention_num_buckets
+            yield "relative_attention_bias.weight", (buckets, size(spec.softmax_heads))
+    if isinstance(spec, AttentionSpec):
+        yield from _attention(d_model, spec)
+    elif isinstance(spec, TalkingHeadsSpec):
+        yield from _talking_heads(d_model, spec)
+    elif isinstance(spec, FeedForwardSpec):
+        yield from _feed_forward(d_model, spec)
+    else:
+        yield from _mixture(d_model, spec)
+
+
+def _attention(d_model: int, spec: AttentionSpec) -> _Parameters:
+    width, memory_width = spec.num_heads * spec.d_kv, size(spec.memory_heads) * spec.d_kv
+    yield "q.weight", (width, d_model)
+    for name in ("kv",) if spec.shared_kv else ("k", "v"):
+        yield f"{name}.weight", (memory_width, d_model)
+    yield "o.weight", (d_model, width)
+    if spec.relative_attention_type == "contextual":
+        shape = (spec.num_heads, spec.d_kv, spec.relative_attention_num_buckets)
+        yield "relative_attention_ak.weight", shape
+
+
+def _talking_heads(d_model: int, spec: TalkingHeadsSpec) -> _Parameters:
+    keys, values = size(spec.key_heads) * spec.d_k, size(spec.value_heads) * spec.d_v
+    yield "q.weight", (keys, d_model)
+    yield "k.weight", (keys, d_model)
+    yield "v.weight", (values, d_model)
+    yield "o.weight", (d_model, values)
+    for name, (inputs, outputs) in spec.head_projections.items():
+        kernel = kernel_dims(inputs, outputs)
+        if kernel:
+            yield f"{name}.weight", tuple(n for _, n in kernel)
+            for i in range(len(spec.dynamic_sources(name))):
+                yield f"{name}.dynamic.{i}.weight", (size(kernel), d_model)
+
+
+def _feed_forward(d_model: int, spec: FeedForwardSpec | MixtureSpec) -> _Parameters:
+    biases = isinstance(spec, FeedForwardSpec) and spec.use_bias
+    for name in spec.projections:
+        yield f"{name}.weight", (spec.d_ff, d_model)
+        if biases:
+            yield f"{name}.bias", (spec.d_ff,)
+    yield "wo.weight", (d_model, spec.d_ff)
+    if biases:
+        yield "wo.bias", (d_model,)
+
+
+def _mixture(d_model: int, spec: MixtureSpec) -> _Parameters:
+    yield "router.classifier.weight", (spec.num_experts, spec.router_width(d_model))
+    for i in range(spec.num_experts):
+        for name, shape in _feed_forward(d_model, spec):
+            yield f"experts.expert_{i}.{name}", shape
