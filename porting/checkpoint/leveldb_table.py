@@ -39,7 +39,7 @@ MAX_EXPANDED_BYTES = 128 << 20
 MAX_ENTRIES = 1 << 18
 """Most entries of a table; a checkpoint of a large model has some thousands."""
 
-_MAGIC = bytes.fromhex("57fb808b247547db")
+MAGIC = bytes.fromhex("57fb808b247547db")
 _FOOTER_BYTES = 48
 _TRAILER_BYTES = 5
 _NO_COMPRESSION, _SNAPPY = 0, 1
@@ -47,9 +47,8 @@ _NO_COMPRESSION, _SNAPPY = 0, 1
 _SNAPPY_MAX_RATIO = 64 / 3
 
 
-def masked_crc32c(data: bytes | npt.NDArray[np.uint8]) -> int:
-    """CRC32C of `data`, rotated and offset as LevelDB stores it (`util/crc32c.h`)."""
-    crc: int = google_crc32c.value(data)
+def masked(crc: int) -> int:
+    """A CRC32C as LevelDB stores it: rotated and offset (`util/crc32c.h`)."""
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
@@ -57,6 +56,11 @@ def unmasked(crc: int) -> int:
     """The CRC32C that LevelDB stores as `crc` (`util/crc32c.h`)."""
     rotated = (crc - 0xA282EAD8) & 0xFFFFFFFF
     return (rotated >> 17 | rotated << 15) & 0xFFFFFFFF
+
+
+def masked_crc32c(data: bytes | npt.NDArray[np.uint8]) -> int:
+    """CRC32C of `data` as LevelDB stores it."""
+    return masked(google_crc32c.value(data))
 
 
 def read_table(path: Path) -> dict[bytes, bytes]:
@@ -85,7 +89,7 @@ def parse_table(data: bytes, where: str) -> dict[bytes, bytes]:
         found = "an empty file" if not data else f"{len(data)} bytes that end in {data[-8:].hex()}"
         problem = Problem(
             where,
-            f"a table that ends in the magic number {_MAGIC.hex()}",
+            f"a table that ends in the magic number {MAGIC.hex()}",
             found,
             lfs_remedy(data) or "it is truncated or another kind of file: copy it again",
         )
@@ -126,7 +130,7 @@ def parse_table(data: bytes, where: str) -> dict[bytes, bytes]:
 
 def has_magic(data: bytes) -> bool:
     """Whether `data` ends as a table file does."""
-    return len(data) >= _FOOTER_BYTES and data.endswith(_MAGIC)
+    return len(data) >= _FOOTER_BYTES and data.endswith(MAGIC)
 
 
 def _read_handle(data: bytes, position: int, where: str) -> tuple[int, int, int]:

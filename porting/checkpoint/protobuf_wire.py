@@ -1,7 +1,8 @@
 """Protocol Buffers' wire format, as much of it as checkpoint indexes use.
 
 Source: https://protobuf.dev/programming-guides/encoding/. A message is taken apart without its schema;
-the caller asks for fields by number and kind. Groups, long deprecated, are refused.
+the caller asks for fields by number and kind. Groups, long deprecated, are refused. The last two functions
+write: fields one after another are a message.
 """
 
 from __future__ import annotations
@@ -141,3 +142,29 @@ class Message:
 
 def _malformed(where: str, expected: str, found: str) -> CheckpointError:
     return CheckpointError(f"{where} is corrupt", problems=[Problem(where, expected, found)])
+
+
+def encode_varint(value: int) -> bytes:
+    """A base-128 varint: seven bits a byte, the lowest first, the top bit set in all but the last.
+
+    Example: encode_varint(300) == b"\xac\x02"; a negative int64 takes ten bytes.
+    """
+    value &= (1 << 64) - 1
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def encode_field(number: int, value: int | bytes, *, fixed32: bool = False) -> bytes:
+    """One field: bytes or a message as they are, an integer as a varint or as 4 fixed bytes.
+
+    It is written whatever its value: proto3's writers leave 0 out, which is the caller's business.
+    """
+    if isinstance(value, bytes):
+        return encode_varint(number << 3 | _BYTES) + encode_varint(len(value)) + value
+    if fixed32:
+        return encode_varint(number << 3 | _FIXED32) + value.to_bytes(4, "little")
+    return encode_varint(number << 3 | _VARINT) + encode_varint(value)

@@ -37,7 +37,7 @@ from porting.errors import CheckpointError, Problem
 FORMAT = "tensorflow-bundle"
 
 # DataType in types.proto. Values are little-endian on disk, whatever this machine is.
-_DTYPES: dict[int, np.dtype[Any]] = {
+DTYPES: dict[int, np.dtype[Any]] = {
     1: np.dtype("<f4"),
     2: np.dtype("<f8"),
     3: np.dtype("<i4"),
@@ -66,9 +66,9 @@ _UNREADABLE_NAMES = {
     23: "uint64",
 }
 
-_BUNDLE_VERSION = 1
+BUNDLE_VERSION = 1
 # Shard numbers have five digits in file names.
-_MAX_SHARDS = 99_999
+MAX_SHARDS = 99_999
 # A variable in ten thousand slices takes 200 KB.
 _MAX_ENTRY_BYTES = 1 << 18
 # NumPy 1's limit on axes; checkpoints of models have four or so.
@@ -90,7 +90,7 @@ class _Entry:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        return _DTYPES.get(self.dtype_number, _UNREADABLE)
+        return DTYPES.get(self.dtype_number, _UNREADABLE)
 
 
 def open_bundle(prefix: Path) -> Checkpoint:
@@ -159,17 +159,17 @@ def _parse_header(value: bytes, index: Path) -> int:
     num_shards, endianness = header.integer(1), header.integer(2)
     min_consumer = header.message(3).integer(2)
     problems = []
-    if not 1 <= num_shards <= _MAX_SHARDS:
+    if not 1 <= num_shards <= MAX_SHARDS:
         remedy = "is it the index of a V2 checkpoint, and complete?"
         problems.append(
-            Problem(where, f"1 to {_MAX_SHARDS} data files in the header", str(num_shards), remedy)
+            Problem(where, f"1 to {MAX_SHARDS} data files in the header", str(num_shards), remedy)
         )
     if endianness != 0:
         remedy = "load it with TensorFlow on the kind of machine that wrote it, and save it on another"
         problems.append(Problem(where, "little-endian values", f"endianness {endianness}", remedy))
-    if min_consumer > _BUNDLE_VERSION:
+    if min_consumer > BUNDLE_VERSION:
         remedy = "the format is newer than this reader"
-        problems.append(Problem(where, f"bundle version {_BUNDLE_VERSION}", str(min_consumer), remedy))
+        problems.append(Problem(where, f"bundle version {BUNDLE_VERSION}", str(min_consumer), remedy))
     if problems:
         raise CheckpointError(f"{where} is not an index that can be read", problems=problems)
     return num_shards
@@ -262,7 +262,7 @@ def _lazy_tensor(entry: _Entry, parts: Sequence[_Entry], shards: Shards) -> Lazy
 
 def _refuse(name: str, dtype_number: int) -> npt.NDArray[Any]:
     found = _UNREADABLE_NAMES.get(dtype_number, f"TensorFlow's dtype number {dtype_number}")
-    readable = ", ".join(str(dtype) for dtype in _DTYPES.values())
+    readable = ", ".join(str(dtype) for dtype in DTYPES.values())
     remedy = "leave it out; weights do not have this dtype"
     problem = Problem(name, f"one of {readable}", found, remedy)
     raise CheckpointError(f"{name}: values of dtype {found} cannot be read", problems=[problem])

@@ -1,4 +1,7 @@
-"""Writes tables and tensor bundles, sound or broken on purpose, independently of the reader under test."""
+"""Writes tables and tensor bundles as TensorFlow does not: compressed, partitioned, in small blocks, broken.
+
+The sound parts are written by the project's own writer, which tests hold against TensorFlow's.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,13 @@ import cramjam
 import google_crc32c
 import numpy as np
 
-MAGIC = bytes.fromhex("57fb808b247547db")
+from porting.checkpoint.leveldb_writer import block_contents, footer_bytes, handle_bytes
+from porting.checkpoint.leveldb_writer import stored_block as sound_block
+from porting.checkpoint.protobuf_wire import encode_field as field
+from porting.checkpoint.protobuf_wire import encode_varint as varint
+
+__all__ = ["block_contents", "field", "varint"]
+
 HEADER = b"\x08\x01\x1a\x02\x08\x01"  # num_shards 1, version.producer 1
 DTYPE_NUMBERS = {"float32": 1, "int32": 3, "int64": 9, "bool": 10, "bfloat16": 14}
 
@@ -18,15 +27,6 @@ def masked_crc(data: bytes) -> bytes:
     crc = google_crc32c.value(data)
     rotated = ((crc >> 15) | (crc << 17)) & 0xFFFFFFFF
     return ((rotated + 0xA282EAD8) & 0xFFFFFFFF).to_bytes(4, "little")
-
-
-def varint(value: int) -> bytes:
-    value &= (1 << 64) - 1
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes([*out, value])
 
 
 def read_varint(data: bytes, position: int) -> tuple[int, int]:
@@ -38,40 +38,24 @@ def read_varint(data: bytes, position: int) -> tuple[int, int]:
             return value, position
 
 
-def block_contents(entries: Iterable[tuple[bytes, bytes]], restart_every: int = 16) -> bytes:
-    out, restarts, previous = bytearray(), [], b""
-    for number, (key, value) in enumerate(entries):
-        shared = 0
-        if number % restart_every == 0:
-            restarts.append(len(out))
-        else:
-            while shared < min(len(key), len(previous)) and key[shared] == previous[shared]:
-                shared += 1
-        out += varint(shared) + varint(len(key) - shared) + varint(len(value)) + key[shared:] + value
-        previous = key
-    return bytes(out) + b"".join(r.to_bytes(4, "little") for r in [*restarts, len(restarts)])
-
-
 def stored_block(contents: bytes, snappy: bool = False) -> bytes:
     """A block as it lies in the file: compressed, with its type and a right checksum."""
     if snappy:
         contents = bytes(cramjam.snappy.compress_raw(contents))
-    typed = contents + bytes([snappy])
-    return typed + masked_crc(typed)
+    return sound_block(contents, bytes([snappy]))
 
 
 def footer(index_offset: int, index_size: int) -> bytes:
-    handles = varint(0) + varint(0) + varint(index_offset) + varint(index_size)
-    return handles.ljust(40, b"\0") + MAGIC
+    return footer_bytes(handle_bytes(0, 0), handle_bytes(index_offset, index_size))
 
 
 def table_of_blocks(blocks: Iterable[tuple[bytes, bytes]]) -> bytes:
     """A table from (index key, stored block) pairs."""
     out, index = bytearray(), []
     for last_key, block in blocks:
-        index.append((last_key, varint(len(out)) + varint(len(block) - 5)))
+        index.append((last_key, handle_bytes(len(out), len(block) - 5)))
         out += block
-    index_block = stored_block(block_contents(index, restart_every=1))
+    index_block = stored_block(block_contents(index, restart_interval=1))
     return bytes(out) + index_block + footer(len(out), len(index_block) - 5)
 
 
@@ -105,12 +89,6 @@ def block_ranges(index: bytes) -> list[tuple[int, int]]:
     return ranges
 
 
-def field(number: int, value: int | bytes) -> bytes:
-    if isinstance(value, bytes):
-        return varint(number << 3 | 2) + varint(len(value)) + value
-    return varint(number << 3) + varint(value)
-
-
 def entry(
     dtype: int,
     shape: Iterable[int],
@@ -124,7 +102,7 @@ def entry(
     """A BundleEntryProto; a slice is a (start, length or None) pair for each axis."""
     dims = b"".join(field(2, field(1, dim)) for dim in shape)
     out = field(1, dtype) + field(2, dims) + field(3, shard) + field(4, offset) + field(5, size)
-    out += varint(6 << 3 | 5) + crc
+    out += field(6, int.from_bytes(crc, "little"), fixed32=True)
     for extents in slices:
         encoded = [
             field(1, field(1, start) + (b"" if length is None else field(2, length)))

@@ -125,7 +125,7 @@ def test_keys_must_ascend_from_block_to_block() -> None:
 def test_overlapping_blocks_are_refused() -> None:
     block = stored_block(block_contents([(b"a", b"")]))
     handle = varint(0) + varint(len(block) - 5)
-    index = stored_block(block_contents([(b"a", handle), (b"b", handle)], restart_every=1))
+    index = stored_block(block_contents([(b"a", handle), (b"b", handle)], restart_interval=1))
     with pytest.raises(CheckpointError, match="data blocks in order"):
         parse_table(block + index + footer(len(block), len(index) - 5), "t")
 
@@ -140,7 +140,7 @@ def test_prefix_compression_cannot_expand_without_bound(monkeypatch: pytest.Monk
     long_key = bytes(20_000)
     # The last key is out of order: to be told of it would mean that all keys before it were restored.
     keys = [*(long_key + bytes([last]) for last in range(100)), b"\0"]
-    bomb = one_block(block_contents([(key, b"") for key in keys], restart_every=1 << 30))
+    bomb = one_block(block_contents([(key, b"") for key in keys], restart_interval=1 << 30))
     monkeypatch.setattr(leveldb_table, "MAX_EXPANDED_BYTES", 1 << 20)
     assert len(bomb) < 21_000
     with pytest.raises(CheckpointError, match="at most 1048576 bytes of names and entries"):
