@@ -1,4 +1,4 @@
-"""A model directory, config.json and safetensors, the layout transformers loads: its files, read and validated."""
+"""A model directory, read and validated: config.json and safetensors, the layout that transformers loads."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from porting.checkpoint.safetensors_file import DTYPES
 from porting.errors import InputError, Problem
 from porting.mapping import Shape
 from porting.port import Port, port_for_model_type

@@ -80,14 +80,6 @@ def bundle_index(tensors: Sequence[BundleTensor], num_shards: int) -> bytes:
     return table_bytes({b"": header, **entries})
 
 
-def data_file_name(prefix_name: str, shard: int, count: int) -> str:
-    """Name of a data file (`DataFilename` in `tensor_bundle/naming.cc`).
-
-    Example: data_file_name("model.ckpt-7", 0, 2) == "model.ckpt-7.data-00000-of-00002"
-    """
-    return f"{prefix_name}.data-{shard:05d}-of-{count:05d}"
-
-
 def checkpoint_state(prefix_name: str) -> str:
     """Text of the file `checkpoint`, a CheckpointState that names the newest checkpoint of its directory.
 

@@ -13,9 +13,12 @@ from porting.checkpoint.stored import DataFile, StoredBytes
 from porting.errors import CheckpointError, Problem
 
 
-def shard_name(prefix: str, shard_id: int, num_shards: int) -> str:
-    """Name of a data file of the bundle that is called `prefix`."""
-    return f"{prefix}.data-{shard_id:05d}-of-{num_shards:05d}"
+def data_file_name(prefix_name: str, shard_id: int, num_shards: int) -> str:
+    """Name of a data file (`DataFilename` in `tensor_bundle/naming.cc`).
+
+    Example: data_file_name("model.ckpt-7", 0, 2) == "model.ckpt-7.data-00000-of-00002"
+    """
+    return f"{prefix_name}.data-{shard_id:05d}-of-{num_shards:05d}"
 
 
 class Shards:
@@ -29,7 +32,7 @@ class Shards:
 
     def path(self, shard_id: int) -> Path:
         """Where the data file `shard_id` belongs, whether or not it is there."""
-        return self.prefix.parent / shard_name(self.prefix.name, shard_id, self.num_shards)
+        return self.prefix.parent / data_file_name(self.prefix.name, shard_id, self.num_shards)
 
     def stored(self, shard_id: int, offset: int, size: int, crc32c: int, needed_by: str) -> StoredBytes:
         """Where values lie.

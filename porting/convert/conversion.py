@@ -179,9 +179,8 @@ def convert_checkpoint(
     stamps = _stamps(checkpoint)
     on_start(sum(spec.nbytes for spec in specs))
     about = f"{checkpoint.path} into {output}, begun {now()}."
-    with unfinished_directory(
-        output, force=force, replaced=(*MODEL_FILES, MANIFEST), about=about
-    ) as unfinished:
+    replaced = (*MODEL_FILES, MANIFEST)
+    with unfinished_directory(output, replaced=replaced, about=about) as unfinished:
         begun = FRESH
         if unfinished.found:
             fits = any(matches_layout(unfinished.path / file.name, file) for file in layout)

@@ -1,4 +1,4 @@
-"""Where every tensor will lie, known before the first is read: in safetensors files, in a bundle's data files."""
+"""Where every tensor will lie, known before one is read: in safetensors files, in a bundle's data files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from porting.checkpoint.safetensors_file import DTYPES
-from porting.checkpoint.tf_shards import shard_name
+from porting.checkpoint.tf_shards import data_file_name
 from porting.errors import InputError
 from porting.mapping import Shape
 from porting.model_dir import WEIGHTS
@@ -82,7 +82,7 @@ def bundle_layout(specs: Sequence[TensorSpec], prefix: str, max_shard_size: int)
     """`PREFIX.data-00000-of-0000N`: the data files of a TensorFlow bundle, which hold nothing but values."""
     shards = _shards(specs, max_shard_size)
     return [
-        FileLayout(shard_name(prefix, i, len(shards)), b"", tuple(shard)) for i, shard in enumerate(shards)
+        FileLayout(data_file_name(prefix, i, len(shards)), b"", tuple(shard)) for i, shard in enumerate(shards)
     ]
 
 

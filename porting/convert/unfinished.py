@@ -79,15 +79,12 @@ def unfinished_path(output: Path) -> Path:
 
 
 @contextmanager
-def unfinished_directory(
-    output: Path, *, force: bool, replaced: Sequence[str], about: str
-) -> Iterator[Unfinished]:
+def unfinished_directory(output: Path, *, replaced: Sequence[str], about: str) -> Iterator[Unfinished]:
     """A directory to fill that becomes `output` when the block ends, and vanishes if it fails.
 
     Args:
-        output: must not exist, or be empty, unless `force`.
-        force: replace what is in it already.
-        replaced: patterns of file names that are replaced; other files of it are kept.
+        output: what it will be called.
+        replaced: patterns of file names that go when there is an output already; other files of it are kept.
         about: one line for the marker: what is being made.
 
     Raises:

@@ -49,7 +49,7 @@ def _undone(array: Array, ops: Sequence[Op], before: Shape) -> Array:
     return array
 
 
-def _shapes(entry: PlanEntry) -> Shape:
+def _joined_shape(entry: PlanEntry) -> Shape:
     """Shape of the joined sources."""
     return joined_shape([output_shape(entry.ops, shape) for shape in entry.source_shapes], entry.join_axis)
 

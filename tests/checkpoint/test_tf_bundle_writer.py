@@ -16,7 +16,8 @@ from porting.checkpoint import open_checkpoint
 from porting.checkpoint.leveldb_table import parse_table
 from porting.checkpoint.leveldb_writer import RESTART_INTERVAL, block_contents, table_bytes
 from porting.checkpoint.tf_bundle import DTYPES
-from porting.checkpoint.tf_bundle_writer import BundleTensor, bundle_index, checkpoint_state, data_file_name
+from porting.checkpoint.tf_bundle_writer import BundleTensor, bundle_index, checkpoint_state
+from porting.checkpoint.tf_shards import data_file_name
 from porting.errors import OutputError
 
 RNG = np.random.default_rng(0)
