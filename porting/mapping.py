@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 
 from porting.errors import MappingError, Problem
-from porting.misfits import PLACEHOLDER, homeless, unclaimed_problems, unfilled_problems
-from porting.ops import Op, Part
+from porting.misfits import PLACEHOLDER, copy_problems, homeless, unclaimed_problems, unfilled_problems
+from porting.ops import Op, Part, joined_shape, output_shape
 
 Shape = tuple[int, ...]
 
@@ -62,20 +62,23 @@ class Rule:
         groups = match.groupdict()
         if not self.parts:
             every = ((self.target, self.ops), *self.also)
-            return [(self._named(groups, target), ops) for target, ops in every]
+            return [(_filled(target, groups), ops) for target, ops in every]
         return [
-            (self._named({**groups, "part": str(i)}, self.target), (Part(i, self.parts), *self.ops))
+            (_filled(self.target, {**groups, "part": str(i)}), (Part(i, self.parts), *self.ops))
             for i in range(self.parts)
         ]
 
-    def _named(self, groups: Mapping[str, str], target: str) -> str:
-        def value(match: re.Match[str]) -> str:
-            text = groups[match["name"]]
-            if not text.isdigit():
-                return text
-            return str(int(text) * int(match["times"] or 1) + int(match["plus"] or 0))
 
-        return PLACEHOLDER.sub(value, target)
+def _filled(template: str, groups: Mapping[str, str]) -> str:
+    """A name, its `{group}`s replaced."""
+
+    def value(match: re.Match[str]) -> str:
+        text = groups[match["name"]]
+        if not text.isdigit():
+            return text
+        return str(int(text) * int(match["times"] or 1) + int(match["plus"] or 0))
+
+    return PLACEHOLDER.sub(value, template)
 
 
 @dataclass(frozen=True)
@@ -92,10 +95,38 @@ class Drop:
 
 
 @dataclass(frozen=True)
+class Copy:
+    """Claims tensors that must hold the very values of another: a table that the source keeps twice.
+
+    Attributes:
+        pattern: regular expression with named groups, matched against the whole source name.
+        of: name of the tensor that is read; `{group}` is replaced as in the target of a Rule.
+    """
+
+    pattern: str
+    of: str
+
+    @cached_property
+    def regex(self) -> re.Pattern[str]:
+        """The compiled pattern."""
+        return re.compile(self.pattern)
+
+    def original(self, match: re.Match[str]) -> str:
+        """Name of the tensor whose copy the matched one is."""
+        return _filled(self.of, match.groupdict())
+
+
+Claim = Rule | Drop | Copy
+
+
+@dataclass(frozen=True)
 class PlanEntry:
     """One target parameter and what it is made from.
 
-    Several sources are joined along the first axis, each after the ops.
+    Attributes:
+        sources: several are joined along `join_axis`, each after the ops.
+        ops: what is done to each source, in order.
+        finish: what is done to the joined sources, in order.
     """
 
     sources: tuple[str, ...]
@@ -103,6 +134,13 @@ class PlanEntry:
     ops: tuple[Op, ...]
     source_shapes: tuple[Shape, ...]
     target_shape: Shape
+    join_axis: int = 0
+    finish: tuple[Op, ...] = ()
+
+    def made_shape(self) -> Shape:
+        """The shape that the sources and the ops give. Raises ValueError if they do not fit each other."""
+        shapes = [output_shape(self.ops, shape) for shape in self.source_shapes]
+        return output_shape(self.finish, joined_shape(shapes, self.join_axis))
 
     def make(self, read: Callable[[str], np.ndarray]) -> np.ndarray:
         """The parameter's values, from those of its sources."""
@@ -112,25 +150,41 @@ class PlanEntry:
             for op in self.ops:
                 array = op.apply(array)
             arrays.append(array)
-        return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+        made = arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis=self.join_axis)
+        for op in self.finish:
+            made = op.apply(made)
+        return made
 
     def to_json(self) -> dict[str, Any]:
         """The entry as `convert-checkpoint --format json` prints it."""
-        return {
+        content: dict[str, Any] = {
             "sources": list(self.sources),
             "target": self.target,
             "ops": [str(op) for op in self.ops],
             "source_shapes": [list(shape) for shape in self.source_shapes],
             "target_shape": list(self.target_shape),
         }
+        if self.join_axis:
+            content["join_axis"] = self.join_axis
+        if self.finish:
+            content["finish"] = [str(op) for op in self.finish]
+        return content
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything a conversion will do, before any tensor is read."""
+    """Everything a conversion will do, before any tensor is read.
+
+    Attributes:
+        entries: one for each parameter, in the model's order.
+        ignored: why source tensors are left out -> their names.
+        copies: source tensors that must hold, bit for bit, the values of another -> that one's name. Who
+            reads the values has to check it.
+    """
 
     entries: tuple[PlanEntry, ...]
     ignored: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    copies: Mapping[str, str] = field(default_factory=dict)
 
     def ignored_counts(self) -> dict[str, int]:
         """How many variables each reason drops."""
@@ -138,7 +192,7 @@ class Plan:
 
 
 def make_plan(
-    rules: Sequence[Rule | Drop],
+    rules: Sequence[Claim],
     source_shapes: Mapping[str, Shape],
     target_shapes: Mapping[str, Shape],
 ) -> Plan:
@@ -158,6 +212,7 @@ def make_plan(
     stacks: dict[str, dict[str, str]] = defaultdict(dict)  # target -> value of the group -> variable
     orders: dict[str, tuple[str, ...]] = {}
     ignored: dict[str, list[str]] = defaultdict(list)
+    copies: dict[str, str] = {}
     problems: list[Problem] = []
     unclaimed: list[str] = []
 
@@ -172,6 +227,8 @@ def make_plan(
             rule, match = matches[0]
             if isinstance(rule, Drop):
                 ignored[rule.reason].append(name)
+            elif isinstance(rule, Copy):
+                copies[name] = rule.original(match)
             else:
                 for target, ops in rule.targets_for(match):
                     claims[target].append((name, ops))
@@ -179,6 +236,7 @@ def make_plan(
                         stacks[target][match["stack"]] = name
                         orders[target] = rule.stack
 
+    problems += copy_problems(copies, ignored, source_shapes)
     unfilled = [target for target in target_shapes if target not in claims]
     problems += unclaimed_problems(unclaimed, source_shapes, rules)
     entries: dict[str, PlanEntry] = {}
@@ -216,20 +274,20 @@ def make_plan(
     return Plan(
         entries=tuple(entries[target] for target in target_shapes),
         ignored={reason: tuple(names) for reason, names in ignored.items()},
+        copies=copies,
     )
 
 
 def _shape_problem(entry: PlanEntry) -> Problem | None:
-    shapes = []
     for name, shape in zip(entry.sources, entry.source_shapes, strict=True):
         try:
-            for op in entry.ops:
-                shape = op.output_shape(shape)
+            output_shape(entry.ops, shape)
         except ValueError as error:
             return Problem(name, f"a shape that fits {entry.target}", f"{error}")
-        shapes.append(shape)
-    if len(shapes) > 1 and len({shape[1:] for shape in shapes}) == 1 and all(shapes):
-        shape = (sum(part[0] for part in shapes), *shapes[0][1:])
+    try:
+        shape = entry.made_shape()
+    except ValueError as error:
+        return Problem(entry.target, "parts that can be joined", f"{error}")
     if shape == entry.target_shape:
         return None
     ops = " then ".join(str(op) for op in entry.ops) or "copied as it is"

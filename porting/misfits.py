@@ -1,4 +1,4 @@
-"""What to say of variables and parameters that a rule table leaves over: the nearest name that is there."""
+"""What to say of variables, parameters and copies that a rule table leaves over, or claims wrongly."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from porting.errors import Problem
 
 if TYPE_CHECKING:
-    from porting.mapping import Drop, Rule, Shape
+    from porting.mapping import Claim, Rule, Shape
 
 # A group in the target of a rule: {block}, {block*2+1}.
 PLACEHOLDER = re.compile(r"\{(?P<name>\w+)(?:\*(?P<times>\d+))?(?:\+(?P<plus>\d+))?\}")
@@ -31,7 +31,7 @@ def homeless(name: str, target: str, unfilled: Sequence[str]) -> Problem:
 
 
 def unclaimed_problems(
-    unclaimed: Sequence[str], sources: Mapping[str, Shape], rules: Sequence[Rule | Drop]
+    unclaimed: Sequence[str], sources: Mapping[str, Shape], rules: Sequence[Claim]
 ) -> list[Problem]:
     """Variables that no rule claims."""
     claimed = sorted(set(sources) - set(unclaimed))
@@ -64,6 +64,21 @@ def unfilled_problems(
         )
         for target, names in wanted.items()
     ]
+
+
+def copy_problems(
+    copies: Mapping[str, str], ignored: Mapping[str, Sequence[str]], shapes: Mapping[str, Shape]
+) -> list[Problem]:
+    """Copies of what is not there, is not read, or has another shape."""
+    unread = {*copies, *(name for names in ignored.values() for name in names)}
+    problems = []
+    for name, original in copies.items():
+        if original not in shapes or original in unread:
+            why = "none that is read" if original in shapes else "none in the checkpoint"
+            problems.append(Problem(name, f"a tensor {original}, whose copy it is", why))
+        elif shapes[original] != shapes[name]:
+            problems.append(Problem(name, f"shape {shapes[original]} of {original}", f"{shapes[name]}"))
+    return problems
 
 
 def _source_names(target: str, rules: Iterable[Rule]) -> list[str]:

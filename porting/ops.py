@@ -6,6 +6,7 @@ kernels, where a wrong transpose passes every shape assert.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -141,3 +142,53 @@ class Split:
 
     def __str__(self) -> str:
         return f"slice {self.number} of {self.count} on axis {self.axis}"
+
+
+@dataclass(frozen=True)
+class Slice:
+    """What lies from `start` to `stop` along `axis`, of `whole` in all: parts that are not of one size.
+
+    Example: Slice(0, 384, 448, 512).output_shape((512, 384)) == (64, 384)
+    """
+
+    axis: int
+    start: int
+    stop: int
+    whole: int
+
+    def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """(..., whole, ...) -> (..., stop - start, ...)."""
+        if self.axis >= len(shape) or shape[self.axis] != self.whole:
+            raise ValueError(f"a slice needs {self.whole} on axis {self.axis}, not shape {shape}")
+        return (*shape[: self.axis], self.stop - self.start, *shape[self.axis + 1 :])
+
+    def apply(self, array: np.ndarray) -> np.ndarray:
+        """A view of the slice."""
+        self.output_shape(array.shape)
+        part: np.ndarray = array[(slice(None),) * self.axis + (slice(self.start, self.stop),)]
+        return part
+
+    def inverse(self, shape: tuple[int, ...]) -> Op:
+        """There is none: the other slices are needed too."""
+        raise ValueError(f"one slice of {shape} does not give the whole")
+
+    def __str__(self) -> str:
+        return f"{self.start} to {self.stop} of {self.whole} on axis {self.axis}"
+
+
+def output_shape(ops: Sequence[Op], shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Shape after the ops. Raises ValueError if they cannot be applied."""
+    for op in ops:
+        shape = op.output_shape(shape)
+    return shape
+
+
+def joined_shape(shapes: Sequence[tuple[int, ...]], axis: int) -> tuple[int, ...]:
+    """Shape of parts joined along an axis. Raises ValueError if the parts do not fit each other."""
+    first = shapes[0]
+    if len(shapes) == 1:
+        return first
+    others = {(*shape[:axis], *shape[axis + 1 :]) for shape in shapes}
+    if len(others) > 1 or any(len(shape) <= axis for shape in shapes):
+        raise ValueError(f"{', '.join(map(str, shapes))} cannot be joined along axis {axis}")
+    return (*first[:axis], sum(shape[axis] for shape in shapes), *first[axis + 1 :])

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from porting.errors import MappingError, Problem
-from porting.mapping import Drop, Plan, Rule, Shape, make_plan
+from porting.mapping import Copy, Drop, Plan, Rule, Shape, make_plan
 from porting.ops import Part, Split, Transpose
 
 RULES = [
@@ -347,3 +347,34 @@ def test_one_variable_fills_several_parameters_each_with_ops_of_its_own() -> Non
     values = np.arange(24).reshape(4, 6)
     k, v = (entry.make(lambda _name: values) for entry in plan.entries)
     assert np.array_equal(np.concatenate([k, v]).T, values)
+
+
+def test_a_copy_names_its_original() -> None:
+    table = [Rule(r"x\.(?P<i>\d+)", "y.{i}"), Copy(r"z\.(?P<i>\d+)", "x.{i}")]
+    shapes: dict[str, Shape] = {f"{kind}.{i}": (2,) for kind in "xz" for i in range(2)}
+    plan = make_plan(table, shapes, {"y.0": (2,), "y.1": (2,)})
+    assert plan.copies == {"z.0": "x.0", "z.1": "x.1"}
+    assert [entry.sources for entry in plan.entries] == [("x.0",), ("x.1",)]
+
+
+@pytest.mark.parametrize(
+    ("shapes", "said"),
+    [
+        ({"x": (2,), "z": (3,)}, "expected shape (2,) of x, found (3,)"),
+        ({"x": (2,), "w": (2,)}, "expected a tensor v, whose copy it is, found none in the checkpoint"),
+        ({"x": (2,), "u": (2,), "dropped": (2,)}, "found none that is read"),
+    ],
+)
+def test_a_copy_of_what_is_not_there_or_of_another_shape_is_an_error(
+    shapes: dict[str, Shape], said: str
+) -> None:
+    table = [
+        Rule("x", "y"),
+        Copy("z", "x"),
+        Copy("w", "v"),
+        Copy("u", "dropped"),
+        Drop("dropped", "of no use"),
+    ]
+    with pytest.raises(MappingError) as caught:
+        make_plan(table, shapes, {"y": (2,)})
+    assert said in str(caught.value)

@@ -65,10 +65,10 @@ def _weight(*shape: int) -> _Parameters:
 def _layer(architecture: Architecture, stack: StackSpec, place: Place) -> _Parameters:
     """Parameters below the module of a layer."""
     d_model, spec = architecture.d_model, place.spec
-    if isinstance(spec, AttentionSpec | TalkingHeadsSpec):
-        if stack.bias_holders.get(place.number) == place.number:
-            buckets = spec.relative_attention_num_buckets
-            yield "relative_attention_bias.weight", (buckets, size(spec.softmax_heads))
+    holds_table = stack.bias_holders.get(place.number) == place.number
+    if holds_table and isinstance(spec, AttentionSpec | TalkingHeadsSpec):
+        buckets = spec.relative_attention_num_buckets
+        yield "relative_attention_bias.weight", (buckets, size(spec.softmax_heads))
     if isinstance(spec, AttentionSpec):
         yield from _attention(d_model, spec)
     elif isinstance(spec, TalkingHeadsSpec):
