@@ -1,255 +1,29 @@
 from __future__ import annotations
 
-import itertools
-import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 
-import ml_dtypes
 import numpy as np
 import pytest
 import torch
 import transformers
-from hypothesis import given
-from hypothesis import strategies as st
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from porting.errors import ConfigError, InputError, OutputError
+from porting.convert.layout import TensorSpec, safetensors_layout, weights_index
+from porting.errors import ConfigError, InputError
 from porting.model_dir import (
     WEIGHTS,
     WEIGHTS_INDEX,
-    TensorSpec,
     load_model,
-    new_directory,
     read_config,
-    shard_specs,
     stored_dtypes,
     weight_files,
-    write_index,
     write_json,
-    write_shard,
 )
 from porting.ports.t5.architecture import Architecture, StackSpec
 from porting.ports.t5.config import T5Config
 from porting.ports.t5.layer_specs import AttentionSpec, FeedForwardSpec
 from porting.ports.t5.model import T5Model
-
-DTYPES = {
-    "float64": torch.float64,
-    "float32": torch.float32,
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-}
-
-
-def bits(array: np.ndarray) -> bytes:
-    return np.ascontiguousarray(array).tobytes()
-
-
-def torch_bits(tensor: torch.Tensor) -> bytes:
-    return tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes()
-
-
-# --- safetensors files ---
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_what_is_written_is_read_back_bit_for_bit(tmp_path: Path, dtype: str) -> None:
-    numpy_dtype = np.dtype(getattr(ml_dtypes, dtype, dtype))
-    patterns = np.random.default_rng(0).integers(0, 256, (6 * 5, numpy_dtype.itemsize), dtype=np.uint8)
-    matrix = patterns.view(numpy_dtype).reshape(6, 5)  # NaN and denormal numbers included
-    arrays = {
-        "transposed": matrix.T,
-        "scalar": matrix[0, 0].reshape(()),
-        "row": matrix[2],
-        "none": matrix[:0],
-    }
-    specs = [TensorSpec(name, array.shape, array.dtype) for name, array in arrays.items()]
-    path = tmp_path / "x.safetensors"
-    write_shard(path, specs, iter(arrays.values()))
-
-    read = load_file(path)
-    assert set(read) == set(arrays)
-    for name, array in arrays.items():
-        assert read[name].dtype == DTYPES[dtype]
-        assert tuple(read[name].shape) == array.shape
-        assert torch_bits(read[name]) == bits(array)
-    with safe_open(path, "pt") as file:
-        assert file.metadata() == {"format": "pt"}
-
-
-def test_types_may_be_mixed_in_one_file(tmp_path: Path) -> None:
-    arrays = [np.ones(3, np.float16), np.ones((2, 2), np.float64), np.ones(1, ml_dtypes.bfloat16)]
-    specs = [TensorSpec(f"t{i}", array.shape, array.dtype) for i, array in enumerate(arrays)]
-    write_shard(tmp_path / "x", specs, iter(arrays))
-    read = load_file(tmp_path / "x")
-    assert [read[f"t{i}"].dtype for i in range(3)] == [torch.float16, torch.float64, torch.bfloat16]
-    assert all(bool((tensor == 1).all()) for tensor in read.values())
-
-
-@pytest.mark.parametrize("array", [np.zeros((3, 2), np.float32), np.zeros((2, 3), np.float64)])
-def test_an_array_other_than_its_spec_is_never_written(tmp_path: Path, array: np.ndarray) -> None:
-    with pytest.raises(AssertionError, match="kernel"):
-        write_shard(tmp_path / "x", [TensorSpec("kernel", (2, 3), np.dtype(np.float32))], iter([array]))
-
-
-def test_one_tensor_is_made_at_a_time(tmp_path: Path) -> None:
-    path = tmp_path / "x"
-    nbytes = 1 << 20
-    sizes: list[int] = []
-
-    def arrays() -> object:
-        for _ in range(3):
-            sizes.append(path.stat().st_size)
-            yield np.zeros(nbytes // 4, np.float32)
-
-    write_shard(path, [TensorSpec(n, (nbytes // 4,), np.dtype(np.float32)) for n in "abc"], arrays())
-    assert sizes[1] >= nbytes
-    assert sizes[2] >= 2 * nbytes
-
-
-# --- shards ---
-
-
-def specs_of(*sizes: int) -> list[TensorSpec]:
-    return [TensorSpec(f"t{i}", (size,), np.dtype(np.float16)) for i, size in enumerate(sizes)]
-
-
-def test_what_fits_goes_into_one_file() -> None:
-    specs = specs_of(10, 20, 30)
-    assert shard_specs(specs, 120) == {WEIGHTS: specs}
-    assert shard_specs([], 1) == {WEIGHTS: []}
-
-
-def test_a_byte_more_makes_a_second_file() -> None:
-    specs = specs_of(10, 20, 30)
-    assert shard_specs(specs, 119) == {
-        "model-00001-of-00002.safetensors": specs[:2],
-        "model-00002-of-00002.safetensors": specs[2:],
-    }
-
-
-@given(st.lists(st.integers(0, 50), max_size=12), st.integers(1, 150))
-def test_shards_hold_every_tensor_in_order_and_are_full(sizes: list[int], limit: int) -> None:
-    specs = specs_of(*sizes)
-    shards = list(shard_specs(specs, limit).values())
-    assert list(itertools.chain(*shards)) == specs
-    totals = [sum(spec.nbytes for spec in shard) for shard in shards]
-    assert all(total <= limit or len(shard) == 1 for total, shard in zip(totals, shards, strict=True))
-    for total, following in zip(totals, shards[1:], strict=False):
-        assert total + following[0].nbytes > limit
-
-
-def test_the_index_says_where_each_tensor_lies(tmp_path: Path) -> None:
-    shards = shard_specs(specs_of(10, 20, 30), 60)
-    write_index(tmp_path, shards)
-    first, second = shards
-    assert json.loads((tmp_path / WEIGHTS_INDEX).read_text()) == {
-        "metadata": {"total_size": 120},
-        "weight_map": {"t0": first, "t1": first, "t2": second},
-    }
-
-
-def test_one_file_needs_no_index(tmp_path: Path) -> None:
-    write_index(tmp_path, shard_specs(specs_of(10), 60))
-    assert not (tmp_path / WEIGHTS_INDEX).exists()
-
-
-# --- the output directory ---
-
-
-def tree(folder: Path) -> dict[str, str]:
-    return {str(p.relative_to(folder)): p.read_text() for p in sorted(folder.rglob("*")) if p.is_file()}
-
-
-@pytest.mark.parametrize("existing", [False, True])
-def test_the_directory_is_there_when_it_is_whole(tmp_path: Path, existing: bool) -> None:
-    output = tmp_path / "deep" / "model"
-    if existing:
-        output.mkdir(parents=True)
-    with new_directory(output, force=False) as folder:
-        (folder / "config.json").write_text("{}")
-        assert not output.exists() or not any(output.iterdir())
-    assert tree(tmp_path) == {"deep/model/config.json": "{}"}
-    assert [path.name for path in output.parent.iterdir()] == ["model"]
-    assert output.stat().st_mode & 0o777 == 0o777 & ~current_umask()
-
-
-def current_umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-@pytest.mark.parametrize("error", [ValueError("bad"), KeyboardInterrupt(), OSError("disk full")])
-def test_a_failure_leaves_nothing_behind(tmp_path: Path, error: BaseException) -> None:
-    expected = OutputError if isinstance(error, OSError) else type(error)
-    with pytest.raises(expected), new_directory(tmp_path / "a/b/model", force=False) as folder:
-        (folder / "half").write_text("half")
-        raise error
-    assert list(tmp_path.iterdir()) == [], "not even the parents that were made for it"
-
-
-def test_a_failure_leaves_the_parents_that_were_there(tmp_path: Path) -> None:
-    (tmp_path / "a").mkdir()
-    with pytest.raises(ValueError, match="bad"), new_directory(tmp_path / "a/b/model", force=False):
-        raise ValueError("bad")
-    assert [path.name for path in tmp_path.rglob("*")] == ["a"]
-
-
-def test_a_failure_leaves_the_old_model_as_it_was(tmp_path: Path) -> None:
-    output = tmp_path / "model"
-    output.mkdir()
-    (output / "config.json").write_text("old")
-    with pytest.raises(OutputError, match="disk full"), new_directory(output, force=True) as folder:
-        (folder / "config.json").write_text("new")
-        raise OSError("disk full")
-    assert tree(tmp_path) == {"model/config.json": "old"}
-
-
-def test_force_replaces_the_model_and_keeps_other_files(tmp_path: Path) -> None:
-    output = tmp_path / "model"
-    (output / "notes").mkdir(parents=True)
-    old = ["config.json", "generation_config.json", WEIGHTS_INDEX, "model-00001-of-00002.safetensors"]
-    for name in [*old, "tokenizer.json", "notes/a.txt", "model.py"]:
-        (output / name).write_text("old")
-    with new_directory(output, force=True) as folder:
-        (folder / "config.json").write_text("new")
-        (folder / WEIGHTS).write_text("new")
-    assert tree(tmp_path) == {
-        "model/config.json": "new",
-        f"model/{WEIGHTS}": "new",
-        "model/model.py": "old",
-        "model/notes/a.txt": "old",
-        "model/tokenizer.json": "old",
-    }
-    assert [path.name for path in tmp_path.iterdir()] == ["model"]
-
-
-def test_a_directory_that_holds_something_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(OutputError, match="is not empty") as caught, new_directory(tmp_path, force=False):
-        pytest.fail("the block must not run")
-    assert "--force" in caught.value.remedy
-    assert tree(tmp_path) == {"notes.txt": "mine"}
-
-
-@pytest.mark.parametrize("force", [False, True])
-def test_an_output_that_is_a_file_is_refused(tmp_path: Path, force: bool) -> None:
-    (tmp_path / "model").write_text("mine")
-    with pytest.raises(OutputError, match="is a file"), new_directory(tmp_path / "model", force=force):
-        pytest.fail("the block must not run")
-    assert tree(tmp_path) == {"model": "mine"}
-
-
-def test_an_output_below_a_file_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("mine")
-    output = tmp_path / "file" / "model"
-    with pytest.raises(OutputError, match="model"), new_directory(output, force=False):
-        pytest.fail("the block must not run")
-
 
 # --- reading ---
 
@@ -264,11 +38,12 @@ def write_model(folder: Path, limit: int = 10**9) -> Path:
     torch.manual_seed(0)
     state = T5Model(TINY).state_dict()
     specs = [TensorSpec(name, tuple(t.shape), np.dtype(np.float32)) for name, t in state.items()]
-    shards = shard_specs(specs, limit)
+    layout = safetensors_layout(specs, limit)
     folder.mkdir()
-    for file, shard in shards.items():
-        write_shard(folder / file, shard, (state[spec.name].numpy() for spec in shard))
-    write_index(folder, shards)
+    for file in layout:
+        save_file({spec.name: state[spec.name] for spec in file.specs}, folder / file.name, {"format": "pt"})
+    if len(layout) > 1:
+        write_json(folder / WEIGHTS_INDEX, weights_index(layout))
     write_json(folder / "config.json", TINY.to_json())
     return folder
 
@@ -488,8 +263,7 @@ def test_what_two_stacks_share_is_written_once_and_loaded_as_one(tmp_path: Path)
     torch.manual_seed(2)
     written = {name: parameter.detach() for name, parameter in T5Model(ONE_SCOPE).named_parameters()}
     assert all(".layer.1." in name for name in written if name.startswith("decoder.block."))
-    specs = [TensorSpec(name, tuple(t.shape), np.dtype(np.float32)) for name, t in written.items()]
-    write_shard(tmp_path / WEIGHTS, specs, (tensor.numpy() for tensor in written.values()))
+    save_file(written, tmp_path / WEIGHTS, {"format": "pt"})
     write_json(tmp_path / "config.json", ONE_SCOPE.to_json())
 
     loaded = load_model(tmp_path)

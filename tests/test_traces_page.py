@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from safetensors.numpy import save_file
 
 import porting.ports.t5.port as t5
 from porting.capture import capture
 from porting.cli import compare_outputs_command
 from porting.gradients.capture import capture_gradients
 from porting.inputs import Inputs, random_inputs
-from porting.model_dir import TensorSpec, load_model, write_json, write_shard
+from porting.model_dir import load_model, write_json
 from porting.trace import Trace
 from tests.ports.t5.mesh_variables import SMALL
 
@@ -35,11 +36,11 @@ def page_function() -> Any:
 def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model")
     random = np.random.default_rng(4)
-    specs, arrays = [], []
-    for name, parameter in t5.build(SMALL).named_parameters():
-        specs.append(TensorSpec(name, tuple(parameter.shape), np.dtype(np.float32)))
-        arrays.append(0.3 * random.standard_normal(parameter.shape, np.float32))
-    write_shard(folder / "model.safetensors", specs, iter(arrays))
+    state = {
+        name: 0.3 * random.standard_normal(parameter.shape, np.float32)
+        for name, parameter in t5.build(SMALL).named_parameters()
+    }
+    save_file(state, folder / "model.safetensors", {"format": "pt"})
     write_json(folder / "config.json", t5.config_to_json(SMALL))
     return folder
 

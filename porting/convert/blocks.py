@@ -18,7 +18,7 @@ Array = npt.NDArray[Any]
 STRIP_BYTES = 4 << 20
 """What is in hand at a time of a tensor that is written or compared."""
 
-_TILE_ROWS, _TILE_COLUMNS = 128, 256
+_TILE_ROWS, _TILE_COLUMNS = 256, 256
 # Odd rows in the scratch tile, so that a column of it does not fall on one place of the cache.
 _PADDING = 16
 
@@ -27,7 +27,7 @@ def strips(array: Array) -> Iterator[slice]:
     """Ranges of the first axis, each of about `STRIP_BYTES`. A scalar has none."""
     row_bytes = max(1, array.nbytes // max(1, len(array)))
     # A strip of a transposed matrix is made from pieces of rows as long as the strip is high.
-    rows = max(64, STRIP_BYTES // row_bytes)
+    rows = max(_TILE_ROWS, STRIP_BYTES // row_bytes)
     for start in range(0, len(array), rows):
         yield slice(start, min(len(array), start + rows))
 

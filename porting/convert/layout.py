@@ -82,7 +82,8 @@ def bundle_layout(specs: Sequence[TensorSpec], prefix: str, max_shard_size: int)
     """`PREFIX.data-00000-of-0000N`: the data files of a TensorFlow bundle, which hold nothing but values."""
     shards = _shards(specs, max_shard_size)
     return [
-        FileLayout(data_file_name(prefix, i, len(shards)), b"", tuple(shard)) for i, shard in enumerate(shards)
+        FileLayout(data_file_name(prefix, i, len(shards)), b"", tuple(shard))
+        for i, shard in enumerate(shards)
     ]
 
 

@@ -22,6 +22,7 @@ from porting.errors import OutputError
 
 SUFFIX = ".unfinished"
 MARKER = "UNFINISHED"
+_REPLACED = ".replaced"
 # renameat2(2): exchange two names at once; AT_FDCWD says that paths are as usual.
 _EXCHANGE, _AT_FDCWD = 2, -100
 # Beside the tensors there are some small files, and a filesystem's own.
@@ -127,8 +128,9 @@ def _take(path: Path, output: Path) -> bool:
             f"{path} is in the way: {output} is written there until it is whole.",
             remedy="Move it away, or choose another output directory.",
         )
-    # The marker is the first file to come and the last to go.
-    if not (path / MARKER).exists() and any(path.iterdir()) and not (path / "porting.json").exists():
+    # The marker is the first file to come, and goes when all the others are there, the manifest among them.
+    ours = any((path / name).exists() for name in (MARKER, _REPLACED, "porting.json"))
+    if not ours and any(path.iterdir()):
         raise OutputError(
             f"{path} is in the way: {output} is written there until it is whole, and this was made by "
             "something else.",
@@ -163,7 +165,13 @@ def _finish(path: Path, output: Path, replaced: Sequence[str]) -> None:
             _sync(Path(directory) / name)
         _sync(Path(directory))
     if output.is_dir():
+        # What is replaced goes by our name for a moment, and must be known as ours after a kill.
+        (output / _REPLACED).touch()
         _exchange(path, output)
+        (path / MARKER).write_text(f"This is what was replaced in {output.name}; delete it.\n")
+        for old in path.iterdir():
+            if old.name != MARKER:
+                _remove(old)
         shutil.rmtree(path)
     else:
         path.rename(output)
@@ -174,7 +182,7 @@ def _keep_others(output: Path, path: Path, replaced: Sequence[str]) -> None:
     """Give the new directory those files of the old one that do not belong to a model."""
     for old in output.iterdir():
         new = path / old.name
-        if new.exists() or any(old.match(pattern) for pattern in replaced):
+        if new.exists() or any(old.match(pattern) for pattern in (*replaced, _REPLACED)):
             continue
         if old.is_dir() and not old.is_symlink():
             shutil.copytree(old, new, symlinks=True)
