@@ -2,8 +2,9 @@
 
 `lazy` says what any checkpoint is to the rest of the project, `locate` finds the one that is meant, and one
 module for each format reads it: `tf_bundle` for TensorFlow's (with `leveldb_table`, `protobuf_wire`,
-`tf_slices` and `tf_shards` below it), `safetensors_file` for what PyTorch originals are kept in. None of them
-imports TensorFlow or PyTorch.
+`tf_slices` and `tf_shards` below it), `safetensors_file` and `pytorch_file` for what PyTorch originals are
+kept in (`joined_files` for those in several files). None of them imports TensorFlow, and PyTorch only the
+last of them, when it is needed.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from porting.checkpoint.lazy import Checkpoint, LazyTensor
 from porting.checkpoint.locate import find_prefix, holds_bundle
+from porting.checkpoint.pytorch_file import find_pytorch, open_pytorch
 from porting.checkpoint.safetensors_file import find_safetensors, open_safetensors
 from porting.checkpoint.tf_bundle import open_bundle
 
@@ -27,10 +29,17 @@ def open_checkpoint(source: str | Path) -> Checkpoint:
 
     Args:
         source: a checkpoint's prefix, one of its files, or a directory; see `locate.find_prefix`. A
-            safetensors file, or a directory that holds one and no TensorFlow checkpoint, is one too.
+            safetensors file, or a directory that holds one and no TensorFlow checkpoint, is one too; after
+            those, a file of `torch.save`, or a directory that holds `pytorch_model.bin` or its index.
 
     Raises:
         CheckpointError: there is no such checkpoint, or its index is missing, unreadable or corrupt.
     """
-    held = None if holds_bundle(source) else find_safetensors(Path(source))
-    return open_bundle(find_prefix(source)) if held is None else open_safetensors(held)
+    if holds_bundle(source):
+        return open_bundle(find_prefix(source))
+    path = Path(source)
+    if (held := find_safetensors(path)) is not None:
+        return open_safetensors(held)
+    if (held := find_pytorch(path)) is not None:
+        return open_pytorch(held)
+    return open_bundle(find_prefix(source))

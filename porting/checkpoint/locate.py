@@ -26,6 +26,7 @@ _LETTER_ESCAPES = {b"n": b"\n", b"t": b"\t", b"r": b"\r"}
 # A directory of a long training run names every checkpoint it kept, and still stays far below this.
 _MAX_STATE_BYTES = 16 << 20
 _MAX_LISTED = 10
+_LOOKED_FOR = "a file `checkpoint`, a file *.index, *.safetensors or pytorch_model.bin"
 
 
 def find_prefix(source: str | Path) -> Path:
@@ -108,7 +109,7 @@ def _newest_in(directory: Path) -> Path:
     why = "no *.index, and a `checkpoint` file that names none" if state.exists() else "none of them"
     raise CheckpointError(
         f"{directory} holds no checkpoint",
-        problems=[Problem(str(directory), "a file `checkpoint`, a file *.index, or *.safetensors", why)],
+        problems=[Problem(str(directory), _LOOKED_FOR, why)],
         remedy="Give a checkpoint's prefix (model.ckpt-1000 for model.ckpt-1000.index), or the directory "
         "that its files are in.",
     )

@@ -18,7 +18,8 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
-from porting.checkpoint.files import lfs_remedy, named_os_errors, read_file
+from porting.checkpoint.files import lfs_remedy, named_os_errors
+from porting.checkpoint.joined_files import open_joined
 from porting.checkpoint.lazy import Checkpoint, LazyTensor
 from porting.checkpoint.stored import DataFile, StoredBytes, read_stored
 from porting.errors import CheckpointError, Problem
@@ -26,7 +27,6 @@ from porting.errors import CheckpointError, Problem
 FORMAT = "safetensors"
 SUFFIX = ".safetensors"
 INDEX_SUFFIX = ".safetensors.index.json"
-_MAX_INDEX_BYTES = 64 << 20
 DTYPES: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),
     "F32": np.dtype("<f4"),
@@ -77,43 +77,9 @@ def open_safetensors(path: Path) -> Checkpoint:
     Raises:
         CheckpointError: a file is missing or damaged, or does not hold what the index says.
     """
-    if not path.name.endswith(INDEX_SUFFIX):
-        tensors = _tensors_of(path)
-        return Checkpoint(path, FORMAT, tensors, (path,), contents=(path,))
-    places = _index(path)
-    files = [path.parent / name for name in sorted(set(places.values()))]
-    missing = [file for file in files if not file.exists()]
-    if missing:
-        raise CheckpointError(
-            f"{path}: {len(missing)} data file(s) of the checkpoint are missing",
-            problems=[Problem(str(file), "a file that the index lists", "no such file") for file in missing],
-            remedy=f"Copy them into {path.parent} from where the checkpoint came from.",
-        )
-    held = {file.name: _tensors_of(file) for file in files}
-    problems = [
-        Problem(name, f"to lie in {file}", "not there")
-        for name, file in places.items()
-        if name not in held[file]
-    ] + [
-        Problem(name, f"one entry of {path.name}", f"none for what {file} holds")
-        for file, tensors in held.items()
-        for name in tensors
-        if places.get(name) != file
-    ]
-    if problems:
-        raise CheckpointError(f"{path} does not list what its files hold", problems=problems)
-    tensors = {name: held[places[name]][name] for name in sorted(places)}
-    return Checkpoint(path, FORMAT, tensors, (path, *files), contents=(path, *files))
-
-
-def _index(path: Path) -> dict[str, str]:
-    try:
-        places = json.loads(read_file(path, _MAX_INDEX_BYTES))["weight_map"]
-        if not all(isinstance(file, str) and Path(file).name == file for file in places.values()):
-            raise ValueError("it names files outside its directory")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _unreadable(path, str(error) or repr(error)) from error
-    return dict(places)
+    if path.name.endswith(INDEX_SUFFIX):
+        return open_joined(path, FORMAT, _tensors_of)
+    return Checkpoint(path, FORMAT, _tensors_of(path), (path,), contents=(path,))
 
 
 def _tensors_of(path: Path) -> dict[str, LazyTensor]:
