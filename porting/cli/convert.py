@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from porting.cli.common import common_options, reporting_errors
-from porting.output import Output, file_size, table
+from porting.output import Output, file_size
 
 if TYPE_CHECKING:
-    from porting.convert import Conversion
+    from porting.convert import Checked, Conversion
 
 
 @click.command(
@@ -24,16 +24,26 @@ Examples:
   convert-checkpoint t5-small/ converted/t5-small --dry-run
   convert-checkpoint mt5/ converted/mt5 --config mt5/operative_config.gin --dtype bfloat16
   convert-checkpoint t5-small/ converted/t5-small --format json | jq .bytes
+  convert-checkpoint converted/t5-small back/t5-small --to mesh
+  convert-checkpoint --check converted/t5-small
 
 \b
-Exit codes: 0 converted, 2 the checkpoint or an option cannot be used.""",
+Exit codes: 0 converted, or intact; 2 the checkpoint or an option cannot be used, or a checked directory is
+not what it was.""",
 )
-@click.argument("source", type=click.Path())
-@click.argument("output_dir", type=click.Path())
+@click.argument("source", type=click.Path(), required=False)
+@click.argument("output_dir", type=click.Path(), required=False)
 @click.option(
     "--config",
     type=click.Path(),
     help="An operative_config.gin or a config.json.  [default: the one beside the checkpoint, else inferred]",
+)
+@click.option(
+    "--to",
+    metavar="FORMAT",
+    default="pytorch",
+    show_default=True,
+    help="What to write: pytorch, or the format of the original, which for T5 is called mesh.",
 )
 @click.option(
     "--dtype",
@@ -45,14 +55,51 @@ Exit codes: 0 converted, 2 the checkpoint or an option cannot be used.""",
 @click.option("--max-shard-size", default="5GB", show_default=True, help="Largest size of one weights file.")
 @click.option("--dry-run", is_flag=True, help="Print the plan; read no tensor and write nothing.")
 @click.option("--force", is_flag=True, help="Replace the model in OUTPUT_DIR; other files there are kept.")
+@click.option(
+    "--verify/--no-verify",
+    default=True,
+    show_default=True,
+    help="Read everything back and compare it with the source, through the inverse of every op.",
+)
+@click.option(
+    "--tokenizer/--no-tokenizer",
+    default=True,
+    show_default=True,
+    help="Bring the tokenizer that lies beside the source along.",
+)
+@click.option(
+    "--check",
+    type=click.Path(),
+    metavar="DIR",
+    help="Convert nothing: hold a directory that was converted against its porting.json.",
+)
 @common_options
-def convert_checkpoint_command(source: str, output_dir: str, style: str, debug: bool, **options: Any) -> None:
-    """Convert the checkpoint SOURCE into the model directory OUTPUT_DIR.
+def convert_checkpoint_command(
+    source: str | None,
+    output_dir: str | None,
+    check: str | None,
+    style: str,
+    debug: bool,
+    **options: Any,
+) -> None:
+    """Convert the checkpoint SOURCE into the model directory OUTPUT_DIR, or back.
 
     SOURCE is a checkpoint prefix (model.ckpt-1000) or the directory that holds it: then the newest one that
-    its `checkpoint` file names, else the only one. Every variable must have a home and every parameter a
-    source, of the right shape; otherwise all that does not fit is listed and nothing is written.
+    its `checkpoint` file names, else the only one. It may also be a model directory of transformers
+    (safetensors or pytorch_model.bin). Every variable must have a home and every parameter a source, of the
+    right shape; otherwise all that does not fit is listed and nothing is written.
+
+    OUTPUT_DIR appears when it is whole. Until then it is called OUTPUT_DIR.unfinished; after a kill, the same
+    command goes on from there. porting.json in it says what it was made from, and how.
     """
+    if check is not None:
+        if source is not None:
+            raise click.UsageError("--check takes the directory, and nothing else: --check DIR")
+        _check(check, Output(style), debug=debug)
+        return
+    if source is None or output_dir is None:
+        missing = "SOURCE" if source is None else "OUTPUT_DIR"
+        raise click.UsageError(f"Missing argument '{missing}'.")
     output = Output(style)
     with reporting_errors(output, debug):
         from porting.convert import convert_checkpoint
@@ -68,27 +115,60 @@ def convert_checkpoint_command(source: str, output_dir: str, style: str, debug: 
         output.result(conversion.to_json(), _conversion_lines(conversion, source))
 
 
+def _check(directory: str, output: Output, *, debug: bool) -> None:
+    with reporting_errors(output, debug):
+        from porting.convert import check_directory
+
+        with output.progress() as progress:
+            checked = check_directory(
+                directory,
+                on_start=lambda nbytes: progress.stage("checking", nbytes),
+                on_file=lambda _name, nbytes: progress.advance(nbytes),
+            )
+        output.result(checked.to_json(), _checked_lines(checked))
+
+
+def _checked_lines(checked: Checked) -> Iterator[str]:
+    files, manifest = len(checked.files), checked.manifest
+    yield f"{checked.directory} is as it was made: {files} files, {file_size(checked.nbytes)}"
+    source = manifest.get("source", {})
+    yield f"Made {manifest.get('time')} from {source.get('path')} ({source.get('format')})"
+    verified = "yes" if manifest.get("verified") else "no (--no-verify)"
+    yield f"Read back and compared with its source when it was made: {verified}"
+    if checked.others:
+        yield f"Not in its manifest: {', '.join(checked.others)}"
+
+
 def _conversion_lines(conversion: Conversion, source: str) -> Iterator[str]:
     resolved, plan = conversion.resolved, conversion.plan
     if conversion.status == "planned":
-        rows = [
-            (
-                "+".join(entry.sources),
-                "x".join(map(str, entry.source_shapes[0])),
-                ", ".join(map(str, entry.ops)) or "-",
-                entry.target,
-                "x".join(map(str, entry.target_shape)),
-            )
-            for entry in plan.entries
-        ]
-        yield from table(("variable", "shape", "ops", "parameter", "shape"), rows)
+        from porting.plan_table import plan_lines
+
+        yield from plan_lines(
+            plan,
+            bytes_read=conversion.bytes_read,
+            bytes_written=conversion.nbytes,
+            bytes_ignored=conversion.bytes_ignored,
+        )
         yield ""
+    elif conversion.begun == "continued":
+        yield (
+            f"Went on with an unfinished conversion: {conversion.kept} of {len(plan.entries)} tensors were "
+            "in their place already"
+        )
+    elif conversion.begun == "restarted":
+        yield "Began again: what lay unfinished there was another conversion"
     done = "Would write" if conversion.status == "planned" else "Wrote"
-    yield f"{done} {len(plan.entries)} tensors, {file_size(conversion.nbytes)}, to {conversion.output}"
+    verified = ", read back and compared with the source" if conversion.verified else ""
+    size = file_size(conversion.nbytes)
+    yield f"{done} {len(plan.entries)} tensors, {size}{verified}, to {conversion.output}"
     yield f"Config: {resolved.origin}"
     yield from (f"  inferred: {line}" for line in resolved.inferred)
     yield from (f"  assumed:  {line}" for line in resolved.assumed)
-    ignored = ", ".join(f"{reason} ({count})" for reason, count in plan.ignored_counts().items())
-    yield f"Left out: {ignored or 'nothing'}"
     if conversion.status == "converted":
-        yield f"Prove it: {shlex.join(['compare-outputs', source, str(conversion.output)])}"
+        ignored = ", ".join(f"{reason} ({count})" for reason, count in plan.ignored_counts().items())
+        yield f"Left out: {ignored or 'nothing'}"
+        yield from (f"Tokenizer: {line}" for line in conversion.tokenizer)
+        pair = (source, str(conversion.output))
+        back = conversion.to != "pytorch"
+        yield f"Prove it: {shlex.join(['compare-outputs', *(reversed(pair) if back else pair)])}"
