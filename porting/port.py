@@ -49,6 +49,26 @@ class ResolvedConfig:
 
 
 @dataclass(frozen=True)
+class OriginalFormat:
+    """A checkpoint of the original, into which a model can be written back: `--to NAME`.
+
+    Attributes:
+        variables: of a config: variable name -> shape; of the weights only.
+        files: of a config and the variables' names: text files that lie beside the checkpoint, by name.
+        more: further variables that whoever restores the checkpoint asks for, by name.
+        located: of a config and the variables that a checkpoint had: the config with what it does not say of
+            where they lie.
+        layout: the format of the files.
+    """
+
+    variables: Callable[[Any], Mapping[str, Shape]]
+    files: Callable[[Any, Sequence[str]], Mapping[str, str]]
+    more: Mapping[str, np.ndarray] = field(default_factory=dict)
+    located: Callable[[Any, Mapping[str, Shape]], Any] = field(default=lambda config, _variables: config)
+    layout: str = "tensorflow-bundle"
+
+
+@dataclass(frozen=True)
 class Port:
     """One architecture: how its checkpoints are read, mapped, built, tapped, and run in the original.
 
@@ -83,6 +103,7 @@ class Port:
             Reports show differences of attention by them.
         parameter_shapes: of a config: names and shapes of the module's parameters in the order of
             `named_parameters()`, without PyTorch, whose import takes seconds; None: the module is built.
+        originals: checkpoints of the original that a model can be written back into, by name.
     """
 
     name: str
@@ -113,6 +134,7 @@ class Port:
         default=lambda _config, _name, _queries, _memory: None
     )
     parameter_shapes: Callable[[Any], Mapping[str, Shape]] | None = None
+    originals: Mapping[str, OriginalFormat] = field(default_factory=dict)
 
     def check_inputs(self, config: Any, inputs: Inputs) -> None:
         """Raise InputError unless the model of this config can be run on these inputs."""

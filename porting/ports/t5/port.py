@@ -15,6 +15,7 @@ from porting.ports.t5.config import REQUIRED, Config, config_from_json
 from porting.ports.t5.decoding import DECODING
 from porting.ports.t5.from_gin import config_from_gin
 from porting.ports.t5.infer import infer_config
+from porting.ports.t5.original_format import MESH
 from porting.ports.t5.parameters import parameter_shapes
 from porting.ports.t5.revealing import fit_ids, revealing_ids
 from porting.ports.t5.rules import recognises, rules
@@ -118,4 +119,5 @@ PORT = Port(
     decoding=DECODING,
     relative_buckets=tap_buckets,
     parameter_shapes=parameter_shapes,
+    originals={"mesh": MESH},
 )

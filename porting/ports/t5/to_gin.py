@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from porting.ports.t5.architecture import Architecture, StackSpec
+from porting.ports.t5.architecture import UNPADDED_VOCABULARIES, Architecture, StackSpec
 from porting.ports.t5.config import Config
 from porting.ports.t5.layer_specs import (
     AttentionSpec,
@@ -17,6 +17,8 @@ from porting.ports.t5.layer_specs import (
 )
 from porting.ports.t5.rules import is_weight
 from porting.ports.t5.scopes import source_layers
+
+_USUAL_DIVISOR = 128
 
 
 def gin_from_config(config: Config, names: Sequence[str]) -> str:
@@ -47,15 +49,22 @@ def _model_lines(architecture: Architecture) -> Iterator[str]:
         yield f"make_bitransformer.decoder_name = {architecture.decoder.scope!r}"
     yield f"VocabEmbedding.scale_variable_like_classifier_weights = {architecture.scale_embedding}"
     yield f"Unitransformer.d_model = {architecture.d_model}"
-    yield "Unitransformer.vocab_divisor = 1"
+    yield f"Unitransformer.vocab_divisor = {_vocab_divisor(architecture)}"
     tied = architecture.tie_word_embeddings
     yield f"{prefix}Unitransformer.shared_embedding_and_softmax_weights = {tied}"
     yield f"{prefix}Unitransformer.label_smoothing = {architecture.label_smoothing}"
     yield f"{prefix}Unitransformer.loss_denominator = {architecture.loss_denominator}"
     yield f"{prefix}Unitransformer.loss_on_targets_only = {architecture.loss_on_targets_only}"
     if architecture.first_sentinel_id is not None:
-        number = architecture.vocab_size - architecture.first_sentinel_id
+        unpadded = UNPADDED_VOCABULARIES.get(architecture.vocab_size, architecture.vocab_size)
+        number = unpadded - architecture.first_sentinel_id
         yield f"relative_position_spans.num_sentinels = {number}"
+
+
+def _vocab_divisor(architecture: Architecture) -> int:
+    """What Mesh pads vocabularies to a multiple of: as usual where that gives these sizes, else nothing."""
+    sizes = {architecture.vocab_size, *architecture.embedding_rows.values()}
+    return 1 if any(size % _USUAL_DIVISOR for size in sizes) else _USUAL_DIVISOR
 
 
 def _norm_lines(architecture: Architecture, *, legacy: bool) -> Iterator[str]:

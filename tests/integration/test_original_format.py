@@ -1,0 +1,140 @@
+"""What is written back is what the original made: every variable of every variant, names, shapes and bits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from porting.checkpoint import Checkpoint, open_checkpoint
+from porting.inverse import invert_plan
+from porting.mapping import Shape, make_plan
+from porting.ports.t5.from_gin import config_from_gin
+from porting.ports.t5.infer import infer_config
+from porting.ports.t5.located import located
+from porting.ports.t5.original_format import MESH
+from porting.ports.t5.port import PORT
+from porting.ports.t5.rules import is_weight
+from porting.ports.t5.variables import variables
+from porting.references.process import ReferenceProcess
+from porting.source import parameter_shapes, variable_shapes
+from tests.integration.conftest import OLD_NAMES, ROOT, SMALL, V1_0, V1_1, MakeCheckpoint
+from tests.integration.test_family import COMBINED, VARIANTS, Variant
+
+PLAIN = {
+    "t5.1.0": Variant(V1_0, SMALL, "t5"),
+    "t5.1.1": Variant(V1_1, SMALL, "t5"),
+    "bfloat16": Variant(V1_1, SMALL, "t5", build={"dtype": "bfloat16"}),
+}
+ALL = {**PLAIN, **VARIANTS}
+# config.json says these in transformers' terms, which leave out how the variables lie.
+LAYOUT_LOST = ("three-dimensional weights", "no scopes of blocks")
+
+
+@dataclass(frozen=True)
+class Made:
+    """A checkpoint that the original made, and its config as porting reads it."""
+
+    name: str
+    variant: Variant
+    checkpoint: Checkpoint
+    config: Any
+    weights: Mapping[str, Shape]
+
+
+@pytest.fixture(scope="module")
+def listing() -> Iterator[ReferenceProcess]:
+    with ReferenceProcess("tests.integration.mesh_variables:listed", ROOT) as process:
+        yield process
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=pytest.mark.slow) if name in COMBINED else name for name in ALL],
+    ids=lambda name: name.replace(" ", "-").replace(",", ""),
+)
+def made(request: pytest.FixtureRequest, make_checkpoint: MakeCheckpoint) -> Made:
+    variant = ALL[request.param]
+    folder = make_checkpoint(variant.files, variant.overrides, **variant.build)
+    checkpoint = open_checkpoint(folder)
+    shapes = variable_shapes(checkpoint)
+    config, _ = config_from_gin(folder / "operative_config.gin", shapes)
+    weights = {name: shape for name, shape in shapes.items() if is_weight(name)}
+    return Made(request.param, variant, checkpoint, config, weights)
+
+
+def from_json(config: Any) -> Any:
+    """The config as a model directory keeps it."""
+    return PORT.config_from_json(json.loads(json.dumps(PORT.config_to_json(config))))
+
+
+def test_the_config_tells_every_variable(made: Made) -> None:
+    assert variables(made.config) == made.weights
+
+
+def test_a_model_directorys_config_tells_them_too(made: Made) -> None:
+    config = from_json(made.config)
+    assert (variables(config) == made.weights) == (made.name not in LAYOUT_LOST)
+    assert variables(located(config, made.weights)) == made.weights
+
+
+def test_an_inferred_config_tells_them_too(made: Made) -> None:
+    if made.variant.answers is None:
+        pytest.skip("the variables do not tell the config")
+    assert variables(infer_config(made.weights, made.variant.answers).config) == made.weights
+
+
+def test_every_variable_comes_back_bit_for_bit(made: Made) -> None:
+    parameters = parameter_shapes(PORT, made.config)
+    plan = make_plan(PORT.rules(made.config, list(made.weights)), made.weights, parameters)
+    back = invert_plan(plan)
+    assert {entry.target: entry.target_shape for entry in back.entries} == made.weights
+    originals = {name: made.checkpoint.tensors[name].read() for name in made.weights}
+    model = {entry.target: entry.make(originals.__getitem__) for entry in plan.entries}
+    assert {name: values.shape for name, values in model.items()} == parameters
+    wanted = np.dtype(ml_dtypes.bfloat16 if made.name == "bfloat16" else np.float32)
+    for entry in back.entries:
+        values, original = entry.make(model.__getitem__), originals[entry.target]
+        assert (values.dtype, values.shape) == (wanted, original.shape)
+        assert values.tobytes() == original.tobytes(), entry.target
+    # What is compared above is not all the same.
+    assert any(np.ptp(values.astype(np.float32)) > 0 for values in originals.values())
+
+
+def test_the_gin_text_says_the_config_again(made: Made, tmp_path: Path) -> None:
+    for config in (made.config, located(from_json(made.config), made.weights)):
+        path = tmp_path / "operative_config.gin"
+        path.write_text(MESH.files(config, list(made.weights))["operative_config.gin"])
+        assert config_from_gin(path, made.weights)[0] == config.architecture
+
+
+def test_mesh_builds_them_from_the_gin_text(made: Made, listing: ReferenceProcess, tmp_path: Path) -> None:
+    """From a model directory's config and the variables' names Mesh itself makes exactly these variables."""
+    config = located(from_json(made.config), made.weights)
+    text = MESH.files(config, list(made.weights))["operative_config.gin"]
+    listing.call(
+        {"gin": text, "config": PORT.config_to_json(config), "output": str(tmp_path / "listed.json")}
+    )
+    found = json.loads((tmp_path / "listed.json").read_text())
+    assert {name: tuple(shape) for name, shape in found.items()} == made.weights
+
+
+def test_old_names_of_norms_are_kept(
+    make_checkpoint: MakeCheckpoint, listing: ReferenceProcess, tmp_path: Path
+) -> None:
+    folder = make_checkpoint(V1_0, (*SMALL, *OLD_NAMES))
+    shapes = variable_shapes(open_checkpoint(folder))
+    weights = {name: shape for name, shape in shapes.items() if is_weight(name)}
+    assert "encoder/final_layer_norm/scale" in weights
+    config = located(from_json(config_from_gin(folder / "operative_config.gin", shapes)[0]), weights)
+    text = MESH.files(config, list(weights))["operative_config.gin"]
+    listing.call(
+        {"gin": text, "config": PORT.config_to_json(config), "output": str(tmp_path / "listed.json")}
+    )
+    assert json.loads((tmp_path / "listed.json").read_text()) == {n: list(s) for n, s in weights.items()}
