@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from porting.diagnose.engine import Candidate
     from porting.generation.decoding import Decoding
     from porting.tokenizer import Tokenizer
+    from porting.tokenizer_files import TokenizerFiles
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,8 @@ class Port:
         parameter_shapes: of a config: names and shapes of the module's parameters in the order of
             `named_parameters()`, without PyTorch, whose import takes seconds; None: the module is built.
         originals: checkpoints of the original that a model can be written back into, by name.
+        tokenizer_files: of the directory of a checkpoint and a config: the tokenizer that lies there as
+            transformers loads it, None where none does. None: known files are copied as they are.
     """
 
     name: str
@@ -135,6 +138,7 @@ class Port:
     )
     parameter_shapes: Callable[[Any], Mapping[str, Shape]] | None = None
     originals: Mapping[str, OriginalFormat] = field(default_factory=dict)
+    tokenizer_files: Callable[[Path, Any], TokenizerFiles | None] | None = None
 
     def check_inputs(self, config: Any, inputs: Inputs) -> None:
         """Raise InputError unless the model of this config can be run on these inputs."""

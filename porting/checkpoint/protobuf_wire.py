@@ -109,6 +109,11 @@ class Message:
         """Value of a fixed32 field, unsigned."""
         return self._last_number(number, _FIXED32)
 
+    def bytes_of(self, number: int) -> bytes:
+        """Value of a singular string or bytes field: the last one if it is there repeatedly."""
+        found = self._all_bytes(number)
+        return found[-1] if found else b""
+
     def message(self, number: int) -> Message:
         """Value of a singular message field; empty if absent.
 

@@ -22,6 +22,7 @@ from .revealing import fit_ids, revealing_ids
 from .rules import recognises, rules
 from .taps import taps
 from .tokenizer import TOKENIZER
+from .tokenizer_files import tokenizer_files
 
 if TYPE_CHECKING:
     import torch
@@ -80,4 +81,5 @@ PORT = Port(
     reference_config=reference_config,
     tokenizer=TOKENIZER,
     parameter_shapes=parameter_shapes,
+    tokenizer_files=tokenizer_files,
 )

@@ -24,6 +24,8 @@ from porting.ports.t5.tap_buckets import tap_buckets
 from porting.ports.t5.taps import taps
 from porting.ports.t5.to_gin import gin_from_config
 from porting.ports.t5.token_ids import check_ids, random_ids
+from porting.ports.t5.tokenizer import TOKENIZER
+from porting.ports.t5.tokenizer_files import tokenizer_files
 
 if TYPE_CHECKING:
     import torch
@@ -120,4 +122,6 @@ PORT = Port(
     relative_buckets=tap_buckets,
     parameter_shapes=parameter_shapes,
     originals={"mesh": MESH},
+    tokenizer=TOKENIZER,
+    tokenizer_files=tokenizer_files,
 )
