@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 import time
@@ -11,15 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from porting.checkpoint import Checkpoint, open_checkpoint
 from porting.convert.dtypes import wanted_dtype
-from porting.convert.layout import (
-    FileLayout,
-    TensorSpec,
-    parse_size,
-    safetensors_layout,
-    weights_index,
-)
+from porting.convert.layout import FileLayout, parse_size
 from porting.convert.manifest import (
     MANIFEST,
     SCHEMA_VERSION,
@@ -27,16 +22,20 @@ from porting.convert.manifest import (
     other_file_facts,
     plan_facts,
     source_facts,
+    tokenizer_facts,
     versions,
     weight_file_facts,
 )
-from porting.convert.stream import matches_layout, write_tensors
-from porting.convert.unfinished import check_free, unfinished_directory
+from porting.convert.stream import check_copies, matches_layout, write_tensors
+from porting.convert.target import Target, json_bytes
+from porting.convert.to_original import to_original
+from porting.convert.to_pytorch import PYTORCH, to_pytorch
+from porting.convert.unfinished import Unfinished, check_free, unfinished_directory
 from porting.errors import CheckpointError, Problem
 from porting.mapping import Plan
-from porting.model_dir import CONFIG, MODEL_FILES, WEIGHTS_INDEX
-from porting.port import Port, ResolvedConfig
-from porting.source import plan_conversion, resolve_config
+from porting.port import ResolvedConfig
+from porting.source import Source, resolve_source
+from porting.tokenizer_files import TokenizerFiles
 
 FRESH, CONTINUED, RESTARTED = "fresh", "continued", "restarted"
 Progress = Callable[[str, int], None]
@@ -56,10 +55,13 @@ class Conversion:
         nbytes: bytes of tensors written, or to be written.
         bytes_read: bytes of tensors read, or to be read.
         bytes_ignored: bytes of the tensors that each reason leaves out.
+        to: "pytorch", or the name of the original's format.
+        notes: what the way back to the original rests on.
         begun: "fresh"; after a kill "continued" (what was there and right was kept) or "restarted" (what was
             there belonged to another conversion).
         kept: how many tensors were in their place already.
         verified: whether every tensor was read back and compared with its source.
+        tokenizer: the tokenizer's files that came along.
         seconds: what it took, without the start of the program.
     """
 
@@ -72,9 +74,12 @@ class Conversion:
     nbytes: int
     bytes_read: int
     bytes_ignored: Mapping[str, int]
+    to: str = PYTORCH
+    notes: tuple[str, ...] = ()
     begun: str = FRESH
     kept: int = 0
     verified: bool = False
+    tokenizer: TokenizerFiles | None = None
     seconds: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
@@ -83,6 +88,7 @@ class Conversion:
             "schema_version": SCHEMA_VERSION,
             "status": self.status,
             "port": self.port,
+            "to": self.to,
             "config": dict(self.config),
             "config_origin": self.resolved.origin,
             "inferred": list(self.resolved.inferred),
@@ -96,6 +102,8 @@ class Conversion:
             "begun": self.begun,
             "kept": self.kept,
             "verified": self.verified,
+            "tokenizer": tokenizer_facts(self.tokenizer or TokenizerFiles({})),
+            "notes": list(self.notes),
             "seconds": self.seconds,
         }
 
@@ -105,11 +113,13 @@ def convert_checkpoint(
     output_dir: str | Path,
     *,
     config: str | Path | None = None,
+    to: str = PYTORCH,
     dtype: str = "keep",
     max_shard_size: str | int = "5GB",
     dry_run: bool = False,
     force: bool = False,
     verify: bool = True,
+    tokenizer: bool = True,
     on_start: Callable[[int], None] = lambda _nbytes: None,
     on_tensor: Progress = lambda _name, _nbytes: None,
 ) -> Conversion:
@@ -120,17 +130,22 @@ def convert_checkpoint(
 
     Example:
         convert_checkpoint("model.ckpt-1000", "t5-small", dtype="float32")
+        convert_checkpoint("t5-small", "back", to="mesh")
 
     Args:
-        source: a checkpoint prefix, or the directory that holds it.
+        source: a checkpoint prefix, or the directory that holds it; or a model directory, as this function
+            or transformers writes it.
         output_dir: must not exist, or be empty, unless `force`.
         config: an operative_config.gin or config.json; by default the one beside the checkpoint, else
             inferred from the variables.
+        to: "pytorch", or the name of the original's format ("mesh" for T5): then `source` is a model
+            directory, and what is written is a checkpoint that the original restores, with its config.
         dtype: keep, float32, bfloat16 or float16 (to nearest even).
         max_shard_size: bytes, or such as "5GB".
         dry_run: plan only; reads no tensor and writes nothing.
         force: replace a model that is in `output_dir` already; other files there are kept.
         verify: read every tensor back and compare it with its source through the inverse of each op.
+        tokenizer: bring the tokenizer along that lies beside the source, as transformers loads it.
         on_start: called with the number of bytes to write.
         on_tensor: called with each parameter's name and bytes once it is written.
 
@@ -144,48 +159,40 @@ def convert_checkpoint(
     begin = time.monotonic()
     output = Path(output_dir)
     wanted, shard_size = wanted_dtype(dtype), parse_size(max_shard_size)
-    checkpoint = open_checkpoint(source)
-    port, resolved = resolve_config(checkpoint, config)
-    plan = plan_conversion(port, resolved.config, checkpoint)
-    specs = [
-        TensorSpec(entry.target, entry.target_shape, wanted or checkpoint.tensors[entry.sources[0]].dtype)
-        for entry in plan.entries
-    ]
-    layout = safetensors_layout(specs, shard_size)
-    config_json = {**port.config_to_json(resolved.config), "dtype": _common_dtype(specs)}
-    read = {name for entry in plan.entries for name in entry.sources} | {*plan.copies}
+    target, source_of = _target(open_checkpoint(source), config, to, wanted, shard_size)
+    checkpoint, plan, layout = target.checkpoint, target.plan, target.layout
+    nbytes = sum(spec.nbytes for file in layout for spec in file.specs)
 
     def conversion(status: str, **facts: Any) -> Conversion:
         return Conversion(
             status=status,
-            port=port.name,
-            resolved=resolved,
-            config=config_json,
+            to=target.to,
+            port=source_of.port.name,
+            resolved=source_of.resolved,
+            config=target.config,
             plan=plan,
             output=output,
-            nbytes=sum(spec.nbytes for spec in specs),
-            bytes_read=sum(checkpoint.tensors[name].nbytes for name in read),
+            nbytes=nbytes,
+            bytes_read=sum(checkpoint.tensors[name].nbytes for name in target.read),
             bytes_ignored={
                 reason: sum(checkpoint.tensors[name].nbytes for name in names)
                 for reason, names in plan.ignored.items()
             },
+            notes=target.notes,
             **facts,
         )
 
     check_free(output, force=force, nbytes=0 if dry_run else sum(file.nbytes for file in layout))
     if dry_run:
         return conversion("planned")
-    checkpoint.require_files(read)
+    checkpoint.require_files(target.read)
     stamps = _stamps(checkpoint)
-    on_start(sum(spec.nbytes for spec in specs))
+    tokens = target.tokenizer() if tokenizer else TokenizerFiles({})
+    check_copies(checkpoint, plan.copies)
+    on_start(nbytes)
     about = f"{checkpoint.path} into {output}, begun {now()}."
-    replaced = (*MODEL_FILES, MANIFEST)
-    with unfinished_directory(output, replaced=replaced, about=about) as unfinished:
-        begun = FRESH
-        if unfinished.found:
-            fits = any(matches_layout(unfinished.path / file.name, file) for file in layout)
-            begun = CONTINUED if fits else RESTARTED
-            unfinished.keep_only([file.name for file in layout] if fits else [])
+    with unfinished_directory(output, replaced=target.replaced, about=about) as unfinished:
+        begun = _beginning(unfinished, layout)
         written = write_tensors(
             checkpoint,
             plan.entries,
@@ -195,56 +202,62 @@ def convert_checkpoint(
             go_on=begun == CONTINUED,
             on_tensor=on_tensor,
         )
-        files = _model_files(port, resolved, config_json, layout)
+        files = {**target.files(written), **tokens.files}
         for name, content in files.items():
             (unfinished.path / name).write_bytes(content)
         _require_unchanged(checkpoint, stamps)
         manifest = {
             "schema_version": SCHEMA_VERSION,
-            "port": port.name,
+            "port": source_of.port.name,
+            "to": target.to,
             "source": source_facts(checkpoint, plan),
-            "config_origin": resolved.origin,
-            "inferred": list(resolved.inferred),
-            "assumed": list(resolved.assumed),
-            "original_config": resolved.original_text,
+            "config_origin": source_of.resolved.origin,
+            "inferred": list(source_of.resolved.inferred),
+            "assumed": list(source_of.resolved.assumed),
+            "notes": list(target.notes),
             "dtype": dtype,
             "verified": verify,
+            "tokenizer": tokenizer_facts(tokens),
             "files": weight_file_facts(layout, written) + other_file_facts(unfinished.path, list(files)),
             "ignored": {reason: list(names) for reason, names in plan.ignored.items()},
+            "copies": dict(plan.copies),
+            "original": target.original,
             "versions": versions(),
             "command": shlex.join(sys.argv),
             "time": now(),
             "plan": plan_facts(plan, checkpoint),
         }
-        (unfinished.path / MANIFEST).write_bytes(_json(manifest))
+        (unfinished.path / MANIFEST).write_bytes(json_bytes(manifest))
     return conversion(
         "converted",
         begun=begun,
         kept=sum(tensor.kept for tensor in written.values()),
         verified=verify,
+        tokenizer=tokens,
         seconds=time.monotonic() - begin,
     )
 
 
-def _model_files(
-    port: Port, resolved: ResolvedConfig, config_json: Mapping[str, Any], layout: Sequence[FileLayout]
-) -> dict[str, bytes]:
-    """What lies beside the weights, by name."""
-    files = {CONFIG: _json(config_json)}
-    if len(layout) > 1:
-        files[WEIGHTS_INDEX] = _json(weights_index(layout))
-    files |= {name: _json(content) for name, content in port.extra_files(resolved.config).items()}
-    return files
+def _target(
+    checkpoint: Checkpoint,
+    config: str | Path | None,
+    to: str,
+    dtype: np.dtype[Any] | None,
+    max_shard_size: int,
+) -> tuple[Target, Source]:
+    source = resolve_source(checkpoint, config)
+    if to == PYTORCH:
+        return to_pytorch(source, checkpoint, dtype, max_shard_size), source
+    return to_original(to, source, checkpoint, dtype, max_shard_size), source
 
 
-def _json(content: Any) -> bytes:
-    return (json.dumps(content, indent=2) + "\n").encode("utf-8")
-
-
-def _common_dtype(specs: Sequence[TensorSpec]) -> str:
-    """What transformers should load the model as: the one stored dtype, float32 where they are mixed."""
-    names = {spec.dtype.name for spec in specs}
-    return names.pop() if len(names) == 1 else "float32"
+def _beginning(unfinished: Unfinished, layout: Sequence[FileLayout]) -> str:
+    """How the conversion begins: what another run left is kept if it was on its way to the same files."""
+    if not unfinished.found:
+        return FRESH
+    fits = any(matches_layout(unfinished.path / file.name, file) for file in layout)
+    unfinished.keep_only([file.name for file in layout] if fits else [])
+    return CONTINUED if fits else RESTARTED
 
 
 def _stamps(checkpoint: Checkpoint) -> dict[Path, tuple[int, int, int]]:

@@ -19,7 +19,8 @@ from porting.convert.checksums import file_sha256, joined_crc32c
 from porting.convert.layout import FileLayout
 from porting.convert.stream import Written
 from porting.errors import CheckpointError, InputError
-from porting.mapping import Plan, PlanEntry
+from porting.mapping import Plan, PlanEntry, Shape
+from porting.tokenizer_files import TokenizerFiles
 
 MANIFEST = "porting.json"
 SCHEMA_VERSION = 1
@@ -65,6 +66,30 @@ def _read_crc32c(checkpoint: Checkpoint, path: Path, read: set[str]) -> str | No
     return f"{joined_crc32c((crc, nbytes) for _, nbytes, crc in stored):08x}" if stored else None
 
 
+def original_facts(
+    checkpoint: Checkpoint, variables: Mapping[str, Shape], more: Sequence[str], config: str | None
+) -> dict[str, Any]:
+    """What a way back to the original needs, which no parameter and no config.json holds.
+
+    Args:
+        checkpoint: of the original.
+        variables: the weights: name -> shape.
+        more: names of small variables whose values are kept, where they are there.
+        config: the config in the original's own language.
+    """
+    values = {}
+    for name in more:
+        tensor = checkpoint.tensors.get(name)
+        if tensor is not None and tensor.readable and all(path.exists() for path in tensor.files):
+            values[name] = tensor.read().tolist()
+    return {
+        "format": checkpoint.format,
+        "variables": {name: list(shape) for name, shape in variables.items()},
+        "more": values,
+        "config": config,
+    }
+
+
 def plan_facts(plan: Plan, checkpoint: Checkpoint) -> list[dict[str, Any]]:
     """Every tensor that was written: where it came from, and the checksums that its sources had."""
     return [_entry_facts(entry, checkpoint) for entry in plan.entries]
@@ -108,6 +133,15 @@ def other_file_facts(directory: Path, names: Sequence[str]) -> list[dict[str, An
         {"name": name, "size": (directory / name).stat().st_size, "sha256": file_sha256(directory / name)}
         for name in names
     ]
+
+
+def tokenizer_facts(tokenizer: TokenizerFiles) -> dict[str, Any]:
+    """The tokenizer that came along: its files, what was assumed, and how many texts both read alike."""
+    return {
+        "files": sorted(tokenizer.files),
+        "notes": list(tokenizer.notes),
+        "texts_compared": tokenizer.texts,
+    }
 
 
 def versions() -> dict[str, str]:

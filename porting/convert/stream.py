@@ -23,11 +23,11 @@ import numpy.typing as npt
 
 from porting.checkpoint import Checkpoint
 from porting.checkpoint.stored import PIECE_BYTES
-from porting.convert.blocks import copy_into, strips
+from porting.convert.blocks import copy_into, same_bits, strips
 from porting.convert.dtypes import cast
 from porting.convert.layout import FileLayout, TensorSpec
 from porting.convert.verify import holds_its_sources
-from porting.errors import OutputError, Problem
+from porting.errors import CheckpointError, OutputError, Problem
 from porting.mapping import PlanEntry
 
 Array = npt.NDArray[Any]
@@ -118,6 +118,22 @@ def write_tensors(
                 on_tensor(spec.name, spec.nbytes)
                 spec = next(waiting, None)
     return written
+
+
+def check_copies(checkpoint: Checkpoint, copies: Mapping[str, str]) -> None:
+    """Raise CheckpointError unless each tensor holds the very values of the one whose copy it must be."""
+    differing = [
+        Problem(copy, f"the values of {of}, of which it must be a copy", "others")
+        for copy, of in copies.items()
+        if not same_bits(checkpoint.tensors[copy].read(), checkpoint.tensors[of].read())
+    ]
+    if differing:
+        raise CheckpointError(
+            f"{checkpoint.path} has tensors that its config says are the same, and they are not; nothing was "
+            "converted.",
+            problems=differing,
+            remedy="Is the config the right one? For a T5, see tie_word_embeddings in config.json.",
+        )
 
 
 def matches_layout(path: Path, file: FileLayout) -> bool:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from porting.convert.blocks import same_bits
 from porting.convert.dtypes import cast
 from porting.mapping import PlanEntry, Shape
-from porting.ops import Op, Part, Split, joined_shape, output_shape
+from porting.ops import Op, Part, Slice, Split, joined_shape, output_shape
 
 Array = npt.NDArray[Any]
 
@@ -56,7 +56,7 @@ def _joined_shape(entry: PlanEntry) -> Shape:
 
 def _selected(source: Array, ops: Sequence[Op]) -> tuple[Array, Sequence[Op]]:
     """What of the source goes into the parameter, and the ops that follow: a part of it has no inverse."""
-    last = max((i for i, op in enumerate(ops) if isinstance(op, (Part, Split))), default=-1)
+    last = max((i for i, op in enumerate(ops) if isinstance(op, (Part, Split, Slice))), default=-1)
     for op in ops[: last + 1]:
         source = op.apply(source)
     return np.asarray(source), ops[last + 1 :]

@@ -30,12 +30,13 @@ def tokenizer_files(directory: Path, config: Config) -> TokenizerFiles | None:
     """`Port.tokenizer_files`.
 
     Returns:
-        `vocab.txt` as it is, and `tokenizer.json` and `tokenizer_config.json`, made of it. None if there is no
-        vocab.txt in `directory`.
+        `vocab.txt` as it is, and `tokenizer.json` and `tokenizer_config.json`, made of it. None if there is
+        no vocab.txt in `directory`.
 
     Raises:
         CheckpointError: it cannot be read.
-        ConfigError: it is not text, has a word twice or more words than the model, or lacks [UNK], [CLS] or [SEP].
+        ConfigError: it is not text, has a word twice or more words than the model, or lacks [UNK], [CLS] or
+            [SEP].
     """
     path = directory / VOCABULARY
     if not path.is_file():
