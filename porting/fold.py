@@ -22,6 +22,7 @@ from string import ascii_lowercase
 _NUMBER = re.compile(r"([0-9]{1,18})")
 _DELIMITER = re.compile(r"([/._])")
 _WORD = re.compile(r"[A-Za-z]+")
+_INSIDE = re.compile(r"\{([^{}]*)\}")
 _HOLE = "\0"
 _LABELS = ascii_lowercase[ascii_lowercase.index("i") :] + ascii_lowercase[: ascii_lowercase.index("i")]
 # A range is shown as one from three numbers on: {0,1} is shorter than {0..1}.
@@ -92,7 +93,8 @@ def _products(rows: Mapping[Numbers, int]) -> list[tuple[tuple[_Axis, ...], list
     if prod(len(axis.values) for axis in axes) == len(rows):
         return [(axes, list(rows.values()))]
     # Not all combinations are there, so that on some axis the values do not all have the same ones.
-    partings = [parting for axis in axes if len(parting := _parting(rows, axis)) > 1]
+    # Of two that part alike the later one, so that blocks, which names say first, stay together.
+    partings = [parting for axis in reversed(axes) if len(parting := _parting(rows, axis)) > 1]
     return [product for part in min(partings, key=len) for product in _products(part)]
 
 
@@ -194,18 +196,26 @@ def _fold_words(rows: Sequence[FoldedRow]) -> list[FoldedRow]:
         segments = [_DELIMITER.split(cell) for cell in row.cells]
         # The first segment says to which part of a model a variable belongs, and that is what is looked for.
         for word in dict.fromkeys(filter(_WORD.fullmatch, segments[0][1:])):
-            shape = tuple("".join(_HOLE if s == word else s for s in cell) for cell in segments)
-            groups[shape][word] = row
+            for chosen in (slice(None), slice(1), slice(-1, None)):
+                shape = tuple("".join(_with_hole(cell, word, chosen)) for cell in segments)
+                groups[shape][word] = row
     merged: list[FoldedRow] = []
     taken: set[FoldedRow] = set()
     for cells, group in sorted(groups.items(), key=lambda item: -len(item[1])):
         left = {word: row for word, row in group.items() if row not in taken}
         brace = f"{{{','.join(left)}}}"
-        # Braces that list the same would run together.
-        if len(left) < 2 or any(brace in cell for cell in cells):
+        # Braces that list the same would seem to run together with these.
+        seen = [{*inside.split(",")} for cell in cells for inside in _INSIDE.findall(cell)]
+        if len(left) < 2 or {*left} in seen:
             continue
         taken.update(left.values())
         members = sorted(at for row in left.values() for at in row.members)
         merged.append(FoldedRow(tuple(cell.replace(_HOLE, brace) for cell in cells), tuple(members)))
     merged += [row for row in rows if row not in taken]
     return sorted(merged, key=lambda row: row.members)
+
+
+def _with_hole(segments: Sequence[str], word: str, chosen: slice) -> list[str]:
+    """A cell with a hole for the word, where it stands: everywhere, or first, or last (`v_slot_v`)."""
+    places = [at for at, segment in enumerate(segments) if segment == word][chosen]
+    return [_HOLE if at in places else segment for at, segment in enumerate(segments)]

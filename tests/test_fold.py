@@ -101,7 +101,7 @@ def test_two_running_numbers_fold_where_all_combinations_are_there() -> None:
 
 def test_where_a_combination_is_missing_there_are_more_rows() -> None:
     rows = [(f"block_{i}/expert_{j}",) for i in range(3) for j in range(8) if (i, j) != (2, 7)]
-    assert cells(*rows) == [("block_{0,1}/expert_{0..7}",), ("block_2/expert_{0..6}",)]
+    assert cells(*rows) == [("block_{0..2}/expert_{0..6}",), ("block_{0,1}/expert_7",)]
 
 
 @pytest.mark.parametrize("crossed", [False, True])
@@ -145,6 +145,17 @@ def test_words_and_numbers_fold_together_and_other_shapes_stay_apart() -> None:
         ("block_{0..2}/{q,k}_slot_{vr,vc}", "6"),
         ("block_{0..2}/o_slot_{vr,vc}", "4"),
     ]
+
+
+def test_a_word_that_a_name_has_twice_folds_at_either_place() -> None:
+    assert cells(("a/k_slot_v",), ("a/q_slot_v",), ("a/v_slot_v",)) == [("a/{k,q,v}_slot_v",)]
+    assert cells(("a/v_slot_v",), ("a/v_slot_m",)) == [("a/v_slot_{v,m}",)]
+    assert cells(("a/k_k",), ("a/q_q",)) == [("a/{k,q}_{k,q}",)]
+
+
+def test_words_that_vary_independently_are_not_listed_alike() -> None:
+    rows = [("x/k/v",), ("x/v/v",), ("x/k/k",), ("x/v/k",)]
+    assert cells(*rows) == [("x/{k,v}/v",), ("x/{k,v}/k",)]
 
 
 def test_several_sources_of_one_target() -> None:
