@@ -19,7 +19,7 @@ from porting.convert.checksums import file_sha256, joined_crc32c
 from porting.convert.layout import FileLayout
 from porting.convert.stream import Written
 from porting.errors import CheckpointError, InputError
-from porting.mapping import Plan, PlanEntry, Shape
+from porting.mapping import Plan, PlanEntry
 from porting.tokenizer_files import TokenizerFiles
 
 MANIFEST = "porting.json"
@@ -64,30 +64,6 @@ def _read_crc32c(checkpoint: Checkpoint, path: Path, read: set[str]) -> str | No
         if tensor.stored.crc32c is not None
     )
     return f"{joined_crc32c((crc, nbytes) for _, nbytes, crc in stored):08x}" if stored else None
-
-
-def original_facts(
-    checkpoint: Checkpoint, variables: Mapping[str, Shape], more: Sequence[str], config: str | None
-) -> dict[str, Any]:
-    """What a way back to the original needs, which no parameter and no config.json holds.
-
-    Args:
-        checkpoint: of the original.
-        variables: the weights: name -> shape.
-        more: names of small variables whose values are kept, where they are there.
-        config: the config in the original's own language.
-    """
-    values = {}
-    for name in more:
-        tensor = checkpoint.tensors.get(name)
-        if tensor is not None and tensor.readable and all(path.exists() for path in tensor.files):
-            values[name] = tensor.read().tolist()
-    return {
-        "format": checkpoint.format,
-        "variables": {name: list(shape) for name, shape in variables.items()},
-        "more": values,
-        "config": config,
-    }
 
 
 def plan_facts(plan: Plan, checkpoint: Checkpoint) -> list[dict[str, Any]]:

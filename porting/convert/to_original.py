@@ -8,7 +8,7 @@ directory the port says how the original would call them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,20 +16,20 @@ import numpy as np
 
 from porting.checkpoint import Checkpoint, LazyTensor
 from porting.checkpoint.tf_bundle_writer import BundleTensor, bundle_index, checkpoint_state
-from porting.convert.checksums import file_sha256
 from porting.convert.layout import FileLayout, TensorSpec, bundle_layout
-from porting.convert.manifest import MANIFEST, read_manifest
+from porting.convert.manifest import MANIFEST
+from porting.convert.remembered import remembered
 from porting.convert.stream import Written
 from porting.convert.target import Target, tensor_specs
-from porting.errors import InputError, MappingError
-from porting.inverse import invert_plan
-from porting.mapping import Plan, PlanEntry, Shape, make_plan
-from porting.model_dir import CONFIG
-from porting.port import OriginalFormat, Port
-from porting.source import Source, parameter_shapes, plan_conversion
+from porting.errors import MappingError
+from porting.mapping import Plan, PlanEntry, Shape
+from porting.source import Source, plan_conversion
 from porting.tokenizer_files import copied_tokenizer_files
+from porting.write_back import WriteBack, original_format, plan_write_back
 
 _STEP = "global_step"
+_NAMES_KNOWN = "variables are called as in the checkpoint that the model was made from"
+_NAMES_TODAY = "variables are called as the original calls them today"
 
 
 def to_original(
@@ -49,22 +49,20 @@ def to_original(
         ConfigError: the original cannot be told to build this model.
         MappingError: the directory does not hold the model that its config describes.
     """
-    port = source.port
-    original = _format(name, source)
-    known = _known(checkpoint, port)
-    config, back = _way_back(port, original, source.resolved.config, known.variables)
-    plan = _through(plan_conversion(source, checkpoint), back)
+    known = remembered(checkpoint.path.parent)
+    back = _write_back(name, source, checkpoint, known.variables if known else None)
     constants = {
-        variable: np.asarray(known.more.get(variable, value), value.dtype)
-        for variable, value in original.more.items()
+        variable: np.asarray(known.more.get(variable, value) if known else value, value.dtype)
+        for variable, value in back.more.items()
     }
-    variables = sorted(entry.target for entry in plan.entries)
-    specs = {spec.name: spec for spec in tensor_specs(plan, checkpoint, dtype)}
-    plan, checkpoint = _with_constants(plan, checkpoint, constants)
+    specs = {spec.name: spec for spec in tensor_specs(back.plan, checkpoint, dtype)}
+    plan, checkpoint = _with_constants(back.plan, checkpoint, constants)
     specs |= {variable: TensorSpec(variable, a.shape, a.dtype) for variable, a in constants.items()}
     prefix = f"model.ckpt-{int(constants.get(_STEP, np.int64(0)))}"
     layout = bundle_layout([specs[entry.target] for entry in plan.entries], prefix, max_shard_size)
-    texts = known.texts or original.files(config, variables)
+    texts = dict(back.files)
+    if known and known.config is not None:
+        texts[source.port.config_files[0]] = known.config
 
     def files(written: Mapping[str, Written]) -> Mapping[str, bytes]:
         return {
@@ -78,98 +76,31 @@ def to_original(
         checkpoint=checkpoint,
         plan=plan,
         layout=layout,
-        config=port.config_to_json(config),
+        config=source.port.config_to_json(back.config),
         original=None,
-        notes=known.notes,
+        notes=(_NAMES_KNOWN if known else _NAMES_TODAY,),
         replaced=(f"{prefix}.index", f"{prefix}.data-*", f"{prefix}.meta", "checkpoint", *texts, MANIFEST),
         tokenizer=partial(copied_tokenizer_files, checkpoint.path.parent),
         files=files,
     )
 
 
-def _format(name: str, source: Source) -> OriginalFormat:
-    originals = source.port.originals
-    if name not in originals:
-        known = ", ".join(["pytorch", *originals])
-        raise InputError(f"--to {name} is not a format of {source.port.name} models; those are: {known}.")
-    if source.kind == "original":
-        raise InputError(
-            f"The source is a checkpoint of the original already; --to {name} begins with a model directory.",
-            remedy="Leave --to away to convert it to PyTorch.",
-        )
-    return originals[name]
-
-
-@dataclass(frozen=True)
-class _Known:
-    """What a directory's manifest says of the checkpoint that it was made from.
-
-    Attributes:
-        variables: name -> shape; None where nothing is known.
-        more: values of variables that are no weights.
-        texts: the config as it was, by file name, if config.json is still what was made of it.
-        notes: for the user.
-    """
-
-    variables: Mapping[str, Shape] | None = None
-    more: Mapping[str, Any] = field(default_factory=dict)
-    texts: Mapping[str, str] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-
-
-def _known(checkpoint: Checkpoint, port: Port) -> _Known:
-    directory = checkpoint.path.parent
-    if not (directory / MANIFEST).is_file():
-        return _Known(notes=("names of the variables: as the original calls them today",))
-    manifest = read_manifest(directory)
-    facts = manifest.get("original")
-    if not isinstance(facts, dict):
-        return _Known(notes=("names of the variables: as the original calls them today",))
+def _write_back(
+    name: str, source: Source, checkpoint: Checkpoint, variables: Mapping[str, Shape] | None
+) -> WriteBack:
+    original_format(source, name)  # before a plan is made that could not be used
+    own = plan_conversion(source, checkpoint)
     try:
-        variables = {str(name): tuple(int(n) for n in shape) for name, shape in facts["variables"].items()}
-        more = {str(name): np.asarray(value) for name, value in facts["more"].items()}
-        (made,) = (file["sha256"] for file in manifest["files"] if file["name"] == CONFIG)
-        unchanged = made == file_sha256(directory / CONFIG)
-    except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
-        raise InputError(f"{directory / MANIFEST} is damaged: {error!r}") from error
-    text = facts.get("config")
-    texts = {port.config_files[0]: text} if unchanged and isinstance(text, str) else {}
-    return _Known(
-        variables, more, texts, ("names of the variables: those of the checkpoint it was made from",)
-    )
-
-
-def _way_back(
-    port: Port, original: OriginalFormat, config: Any, known: Mapping[str, Shape] | None
-) -> tuple[Any, Plan]:
-    """From the module's parameters to the original's variables: the rule table turned round."""
-    parameters = parameter_shapes(port, config)
-    if known is not None:
-        located = original.located(config, known)
-        try:
-            return located, invert_plan(make_plan(port.rules(located, [*known]), known, parameters))
-        except MappingError as error:
-            raise MappingError(
-                f"{MANIFEST} says which variables this model was made from, and they do not fit it any more.",
-                problems=error.problems,
-                remedy=f"If the model was changed on purpose, remove {MANIFEST}: variables are then called "
-                "as the original calls them today.",
-            ) from error
-    variables = original.variables(config)
-    return config, invert_plan(make_plan(port.rules(config, [*variables]), variables, parameters))
-
-
-def _through(own: Plan, back: Plan) -> Plan:
-    """`back`, whose sources are parameters, with the tensors that hold them."""
-    tensor_of = {entry.target: entry.sources[0] for entry in own.entries}
-    if any(len(entry.sources) > 1 or entry.ops for entry in own.entries):
-        raise AssertionError("a model directory's tensors are its parameters")
-    entries = [
-        replace(entry, sources=tuple(tensor_of[name] for name in entry.sources)) for entry in back.entries
-    ]
-    copies = {tensor_of[copy]: tensor_of[of] for copy, of in back.copies.items()}
-    same = {copy: of for copy, of in copies.items() if copy != of}
-    return Plan(tuple(entries), own.ignored, {**own.copies, **same})
+        return plan_write_back(source, own, name, variables)
+    except MappingError as error:
+        if variables is None:
+            raise
+        raise MappingError(
+            f"{MANIFEST} says which variables this model was made from, and they do not fit it any more.",
+            problems=error.problems,
+            remedy=f"If the model was changed on purpose, remove {MANIFEST}: variables are then called "
+            "as the original calls them today.",
+        ) from error
 
 
 def _with_constants(

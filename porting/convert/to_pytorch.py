@@ -10,13 +10,13 @@ import numpy as np
 
 from porting.checkpoint import Checkpoint
 from porting.convert.layout import TensorSpec, safetensors_layout, weights_index
-from porting.convert.manifest import MANIFEST, original_facts, read_manifest
+from porting.convert.manifest import MANIFEST
+from porting.convert.remembered import Remembered, remember, remembered
 from porting.convert.stream import Written
 from porting.convert.target import Target, json_bytes, tensor_specs
-from porting.errors import InputError
 from porting.mapping import Plan
 from porting.model_dir import CONFIG, MODEL_FILES, WEIGHTS_INDEX
-from porting.source import Source, plan_conversion
+from porting.source import ORIGINAL, Source, plan_conversion
 from porting.tokenizer_files import copied_tokenizer_files, tokenizer_files_for
 
 PYTORCH = "pytorch"
@@ -45,19 +45,20 @@ def to_pytorch(
             made[WEIGHTS_INDEX] = json_bytes(weights_index(layout))
         return made
 
-    is_original = source.kind == "original"
+    original = _remembered(source, checkpoint, plan)
+    tokenizer = partial(copied_tokenizer_files, directory)
+    if source.kind == ORIGINAL:
+        tokenizer = partial(tokenizer_files_for, port, directory, config)
     return Target(
         to=PYTORCH,
         checkpoint=checkpoint,
         plan=plan,
         layout=layout,
         config=config_json,
-        original=_original_of(source, checkpoint, plan) if is_original else _handed_on(checkpoint),
+        original=original.to_json() if original else None,
         notes=(),
         replaced=(*MODEL_FILES, MANIFEST),
-        tokenizer=partial(tokenizer_files_for, port, directory, config)
-        if is_original
-        else partial(copied_tokenizer_files, directory),
+        tokenizer=tokenizer,
         files=files,
     )
 
@@ -68,19 +69,8 @@ def _common_dtype(specs: Sequence[TensorSpec]) -> str:
     return names.pop() if len(names) == 1 else "float32"
 
 
-def _original_of(source: Source, checkpoint: Checkpoint, plan: Plan) -> Mapping[str, Any]:
-    shapes = {
-        name: shape
-        for entry in plan.entries
-        for name, shape in zip(entry.sources, entry.source_shapes, strict=True)
-    }
-    wanted = {name for original in source.port.originals.values() for name in original.more}
-    return original_facts(checkpoint, shapes, sorted(wanted), source.resolved.original_text)
-
-
-def _handed_on(checkpoint: Checkpoint) -> Mapping[str, Any] | None:
-    """What the manifest of a model directory knows of the original."""
-    try:
-        return read_manifest(checkpoint.path.parent).get("original")
-    except InputError:
-        return None
+def _remembered(source: Source, checkpoint: Checkpoint, plan: Plan) -> Remembered | None:
+    if source.kind != ORIGINAL:
+        return remembered(checkpoint.path.parent)
+    more = {name for original in source.port.originals.values() for name in original.more}
+    return remember(checkpoint, plan, sorted(more), source.resolved.original_text)
