@@ -85,6 +85,9 @@ def _source_names(target: str, rules: Iterable[Rule]) -> list[str]:
     """Source patterns that would fill `target`, its block numbers put in: for messages only."""
     found = []
     for rule in rules:
+        if PLACEHOLDER.fullmatch(rule.target):  # tensors that are called as the parameters are
+            found.append(target)
+            continue
         groups = _groups_of(target, rule)
         if groups is not None:
             found.append(_fill_pattern(rule.pattern, groups))

@@ -15,7 +15,7 @@ from porting.gradients.traces import map_variables
 from porting.inputs import Inputs
 from porting.mapping import Plan
 from porting.references.process import ReferenceProcess
-from porting.source import plan_conversion, resolve_config
+from porting.source import plan_original, resolve_config
 from porting.trace import GRADIENTS, Trace, TraceWriter, read_trace
 
 
@@ -52,7 +52,7 @@ class Original:
         self.port, resolved = resolve_config(checkpoint, config)
         self.config: Any = resolved.config
         # Says clearly what the original would stumble over.
-        self._plan = plan_conversion(self.port, self.config, checkpoint)
+        self._plan = plan_original(self.port, self.config, checkpoint)
         content = self.port.config_to_json(self.config)
         self._request: Mapping[str, Any] = {
             "checkpoint": str(checkpoint.path.resolve()),

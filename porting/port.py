@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from porting.errors import ConfigError
 from porting.inputs import TEXT_TO_TEXT, InputField, Inputs
-from porting.mapping import Drop, Rule, Shape
+from porting.mapping import Claim, Drop, Rule, Shape
 from porting.tap import Tap
 
 if TYPE_CHECKING:
@@ -104,6 +104,9 @@ class Port:
             Reports show differences of attention by them.
         parameter_shapes: of a config: names and shapes of the module's parameters in the order of
             `named_parameters()`, without PyTorch, whose import takes seconds; None: the module is built.
+        state_dict_rules: of a config, the contents of the config.json that it was read from, and the names of
+            the tensors beside it: rules for what is not called as the module's parameters are. Other
+            programs that write such directories keep tables twice, or tensors that are no weights.
         originals: checkpoints of the original that a model can be written back into, by name.
         tokenizer_files: of the directory of a checkpoint and a config: the tokenizer that lies there as
             transformers loads it, None where none does. None: known files are copied as they are.
@@ -137,6 +140,9 @@ class Port:
         default=lambda _config, _name, _queries, _memory: None
     )
     parameter_shapes: Callable[[Any], Mapping[str, Shape]] | None = None
+    state_dict_rules: Callable[[Any, Mapping[str, Any], Sequence[str]], Sequence[Claim]] = field(
+        default=lambda _config, _content, _names: ()
+    )
     originals: Mapping[str, OriginalFormat] = field(default_factory=dict)
     tokenizer_files: Callable[[Path, Any], TokenizerFiles | None] | None = None
 

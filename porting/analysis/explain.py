@@ -17,7 +17,7 @@ from porting.diagnose.lab import Lab, RightWeights, Variants
 from porting.errors import PortingError
 from porting.findings import Findings
 from porting.port import Port
-from porting.source import plan_conversion
+from porting.source import plan_original
 from porting.tap import Tap
 from porting.trace import Trace
 
@@ -100,7 +100,7 @@ def _right_weights(port: Port, reference: Trace, checkpoint: Checkpoint | None) 
         return lambda _name: None
     source = checkpoint
     try:
-        plan = plan_conversion(port, port.config_from_json(content), source)
+        plan = plan_original(port, port.config_from_json(content), source)
     except PortingError:
         return lambda _name: None
     entries = {entry.target: entry for entry in plan.entries}

@@ -14,7 +14,7 @@ from porting.model_dir import load_model
 from porting.port import ResolvedConfig, port_for_variables
 from porting.scaffold.unfinished import UnfinishedError, shown
 from porting.scaffold.work import MAKER, StepFailedError, Work
-from porting.source import find_config, plan_conversion, variable_shapes
+from porting.source import find_config, plan_original, variable_shapes
 from porting.tokenizer import compare_tokenizer
 
 _SHOWN_NAMES = 8
@@ -124,7 +124,7 @@ def _all_random(plan: Plan, work: Work) -> None:
 
 def shapes(work: Work) -> None:
     """The plan is total, the checkpoint converts, and the model directory loads."""
-    plan_conversion(work.port, work.resolved.config, work.checkpoint)
+    plan_original(work.port, work.resolved.config, work.checkpoint)
     load_model(work.model_dir)
 
 

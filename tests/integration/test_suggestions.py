@@ -9,7 +9,7 @@ import torch
 
 from porting.checkpoint import open_checkpoint
 from porting.convert import convert_checkpoint
-from porting.source import plan_conversion, resolve_config
+from porting.source import plan_original, resolve_config
 from porting.suggest import Suggestion, suggest_rules
 from porting.suggest.suggest import SURE
 from tests.integration.conftest import OLD_NAMES, SMALL, V1_0, V1_1, MakeCheckpoint
@@ -31,7 +31,7 @@ def judged_by_the_port(path: Path, suggestion: Suggestion) -> Judged:
     """Against what the port's own rules make of the same checkpoint."""
     checkpoint = open_checkpoint(path)
     port, resolved = resolve_config(checkpoint, None)
-    plan = plan_conversion(port, resolved.config, checkpoint)
+    plan = plan_original(port, resolved.config, checkpoint)
     return judge(
         suggestion, {e.target: ("+".join(e.sources), ", ".join(map(str, e.ops))) for e in plan.entries}
     )

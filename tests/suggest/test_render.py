@@ -74,7 +74,7 @@ def test_every_rule_says_how_sure_it_is_and_what_is_left_is_to_do() -> None:
 def test_the_demonstration_s_rules_are_right_and_a_plan(tmp_path: Path) -> None:
     """The same plan as the T5 port's own rules make."""
     from porting.checkpoint import open_checkpoint
-    from porting.source import plan_conversion, resolve_config
+    from porting.source import plan_original, resolve_config
 
     path = tmp_path / "rules.py"
     result = CliRunner().invoke(suggest_rules_command, [str(DEMO), "t5", "-o", str(path)])
@@ -83,7 +83,7 @@ def test_the_demonstration_s_rules_are_right_and_a_plan(tmp_path: Path) -> None:
     assert "Nothing was converted" in result.stdout
     checkpoint = open_checkpoint(DEMO)
     port, resolved = resolve_config(checkpoint, None)
-    own = plan_conversion(port, resolved.config, checkpoint)
+    own = plan_original(port, resolved.config, checkpoint)
     shapes = {name: tensor.shape for name, tensor in checkpoint.tensors.items()}
     targets = {entry.target: entry.target_shape for entry in own.entries}
     assert make_plan(imported(path).RULES, shapes, targets).entries == own.entries

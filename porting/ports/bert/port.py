@@ -20,6 +20,7 @@ from .ids import INPUT_FIELDS, check_ids, random_ids
 from .parameters import parameter_shapes
 from .revealing import fit_ids, revealing_ids
 from .rules import recognises, rules
+from .state_dict import state_dict_rules
 from .taps import taps
 from .tokenizer import TOKENIZER
 from .tokenizer_files import tokenizer_files
@@ -82,4 +83,5 @@ PORT = Port(
     tokenizer=TOKENIZER,
     parameter_shapes=parameter_shapes,
     tokenizer_files=tokenizer_files,
+    state_dict_rules=state_dict_rules,
 )

@@ -125,8 +125,11 @@ class T5Config(EncoderDecoderConfig):
             ConfigError: a size is missing, or a value is not one that T5 has.
         """
         values = _values(cls, content, REQUIRED, "a T5")
-        # transformers 5 writes `true` for every T5 and keeps what was meant in this flag.
-        if content.get("scale_decoder_outputs") is False:
+        # transformers 5 writes `true` for every T5 and keeps what was meant in this flag; its mT5 has no
+        # flag, and never scales.
+        version = str(content.get("transformers_version")).partition(".")[0]
+        never_scales = content.get("model_type") == "mt5" and version.isdigit() and int(version) >= 5
+        if content.get("scale_decoder_outputs") is False or never_scales:
             values["tie_word_embeddings"] = False
         return cls(**values)
 

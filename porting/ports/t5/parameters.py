@@ -21,41 +21,51 @@ from porting.ports.t5.layer_specs import (
 )
 
 _Parameters = Iterator[tuple[str, Shape]]
+# Of what modules share: their scope in the original, the parameter's name in them, its shape.
+_Key = tuple[str, str, Shape]
 
 
 def parameter_shapes(config: Config) -> dict[str, Shape]:
     """Parameter name -> shape, in the module's order. Of parameters that modules share, the first name."""
-    architecture = config.architecture
-    d_model = architecture.d_model
-    found: dict[str, Shape] = {}
-    first: set[tuple[str, str, Shape]] = set()  # of shared modules: scope, name, shape
+    first: dict[_Key, str] = {}
+    found = _every_name(config.architecture)
+    return {name: shape for name, key, shape in found if first.setdefault(key, name) == name}
 
-    def add(path: str, scope: str, parameters: _Parameters) -> None:
+
+def shared_parameters(config: Config) -> dict[str, str]:
+    """Further names of parameters that modules share -> the first name."""
+    first: dict[_Key, str] = {}
+    names = {name: first.setdefault(key, name) for name, key, _ in _every_name(config.architecture)}
+    return {name: original for name, original in names.items() if name != original}
+
+
+def _every_name(architecture: Architecture) -> Iterator[tuple[str, _Key, Shape]]:
+    """(name, what tells whether it is shared, shape) of every parameter of every module."""
+    d_model = architecture.d_model
+
+    def below(path: str, scope: str, parameters: _Parameters) -> Iterator[tuple[str, _Key, Shape]]:
         for name, shape in parameters:
-            if (scope, name, shape) not in first:
-                first.add((scope, name, shape))
-                found[f"{path}.{name}"] = shape
+            yield f"{path}.{name}", (scope, name, shape), shape
 
     if architecture.shares_embedding:
-        found["shared.weight"] = (architecture.vocab_size, d_model)
+        yield from below("shared", "shared/embedding", _weight(architecture.vocab_size, d_model))
     for name, stack in architecture.stacks.items():
         scope = stack.scope
         if not architecture.shares_embedding:
             rows = architecture.embedding_rows[name]
-            add(f"{name}.embed_tokens", f"{scope}/embedding", _weight(rows, d_model))
+            yield from below(f"{name}.embed_tokens", f"{scope}/embedding", _weight(rows, d_model))
         if stack.positions == "learned":
             owner = "shared" if architecture.shares_positions else scope
-            add(f"{name}.embed_positions", f"{owner}/positions", _weight(stack.max_length, d_model))
+            table = _weight(stack.max_length, d_model)
+            yield from below(f"{name}.embed_positions", f"{owner}/positions", table)
         for place in stack.places:
             path, source = f"{name}.{place.path}", f"{scope}/{place.scope}"
-            add(f"{path}.layer_norm", f"{source}/norm", _weight(d_model))
-            kind = place.spec.kind
-            layer = _layer(architecture, stack, place)
-            add(f"{path}.{architecture.module_name(place.spec)}", f"{source}/{kind}", layer)
-        add(f"{name}.final_layer_norm", f"{scope}/norm", _weight(d_model))
+            yield from below(f"{path}.layer_norm", f"{source}/norm", _weight(d_model))
+            module, kind = architecture.module_name(place.spec), place.spec.kind
+            yield from below(f"{path}.{module}", f"{source}/{kind}", _layer(architecture, stack, place))
+        yield from below(f"{name}.final_layer_norm", f"{scope}/norm", _weight(d_model))
     if not architecture.tie_word_embeddings:
-        found["lm_head.weight"] = (architecture.vocab_size, d_model)
-    return found
+        yield from below("lm_head", "lm_head", _weight(architecture.vocab_size, d_model))
 
 
 def _weight(*shape: int) -> _Parameters:

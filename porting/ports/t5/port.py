@@ -20,6 +20,7 @@ from porting.ports.t5.parameters import parameter_shapes
 from porting.ports.t5.revealing import fit_ids, revealing_ids
 from porting.ports.t5.rules import recognises, rules
 from porting.ports.t5.spelling import spelling
+from porting.ports.t5.state_dict import state_dict_rules
 from porting.ports.t5.tap_buckets import tap_buckets
 from porting.ports.t5.taps import taps
 from porting.ports.t5.to_gin import gin_from_config
@@ -121,6 +122,7 @@ PORT = Port(
     decoding=DECODING,
     relative_buckets=tap_buckets,
     parameter_shapes=parameter_shapes,
+    state_dict_rules=state_dict_rules,
     originals={"mesh": MESH},
     tokenizer=TOKENIZER,
     tokenizer_files=tokenizer_files,
