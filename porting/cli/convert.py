@@ -13,6 +13,7 @@ from porting.output import Output, file_size
 
 if TYPE_CHECKING:
     from porting.convert import Checked, Conversion
+    from porting.tokenizer_files import TokenizerFiles
 
 
 @click.command(
@@ -168,7 +169,16 @@ def _conversion_lines(conversion: Conversion, source: str) -> Iterator[str]:
     if conversion.status == "converted":
         ignored = ", ".join(f"{reason} ({count})" for reason, count in plan.ignored_counts().items())
         yield f"Left out: {ignored or 'nothing'}"
-        yield from (f"Tokenizer: {line}" for line in conversion.tokenizer)
+        yield from (f"Note: {line}" for line in conversion.notes)
+        yield from _tokenizer_lines(conversion.tokenizer)
         pair = (source, str(conversion.output))
         back = conversion.to != "pytorch"
         yield f"Prove it: {shlex.join(['compare-outputs', *(reversed(pair) if back else pair)])}"
+
+
+def _tokenizer_lines(tokenizer: TokenizerFiles | None) -> Iterator[str]:
+    if tokenizer is None or not tokenizer.files:
+        return
+    alike = f"; it reads {tokenizer.texts} texts as the original's does" if tokenizer.texts else ""
+    yield f"Tokenizer: {', '.join(sorted(tokenizer.files))}{alike}"
+    yield from (f"  {note}" for note in tokenizer.notes)
