@@ -158,6 +158,8 @@ def _entry(name: str, shape: Shape, uses: Sequence[_Use]) -> PlanEntry:
     sources = tuple(use.parameter for use in uses)
     found = tuple(use.parameter_shape for use in uses)
     entry = PlanEntry(sources, name, first.ops, found, shape, axis, first.finish)
+    if len(sources) == 1:  # nothing is joined
+        entry = PlanEntry(sources, name, (*first.ops, *first.finish), found, shape)
     if entry.made_shape() != shape:
         raise ValueError(f"{', '.join(sources)} give shape {entry.made_shape()}, not {shape}")
     return entry

@@ -121,6 +121,10 @@ ONE = {
         ),
         {"a": (3, 4)},
     ),
+    "the only part": (
+        planned({"a": (4, 3)}, {"x": (3, 4)}, Rule("a", "x", (Transpose(), Split(0, 0, 1)))),
+        {"a": (4, 3)},
+    ),
     "finished after joining": (
         Plan((PlanEntry(("a", "b"), "x", (Transpose(),), ((4, 3), (4, 2)), (4, 5), 0, (Transpose(),)),)),
         {"a": (4, 3), "b": (4, 2)},
@@ -147,6 +151,11 @@ def test_of_a_table_that_is_kept_twice_one_is_read() -> None:
     back = invert_plan(ONE["kept twice"][0])
     assert [entry.sources for entry in back.entries] == [("x",)]
     assert back.copies == {"y": "x"}
+
+
+def test_where_nothing_is_joined_nothing_is_left_for_afterwards() -> None:
+    (entry,) = invert_plan(ONE["the only part"][0]).entries
+    assert (entry.ops, entry.finish) == ((Transpose(),), ())
 
 
 def test_an_inverse_says_how_parts_are_joined() -> None:
