@@ -4,10 +4,10 @@
     >>> [row.cells for row in fold(rows)]
     [('block_{000..011}/{q,k,v}/kernel', 'block.{0..11}.{q,k,v}.weight')]
 
-How a folded row reads: braces stand for each of what they list, in that order; `0..11` lists a whole range.
-Braces of a row that list the same, as numbers or words, run together (block_007 goes to block.7); others run
-independently, and all combinations are there. Where that would be wrong, braces that run together begin with
-the same letter: `{i:0..3}`, `{i:8..11}`. Braces that a name has of itself are doubled.
+How a folded row reads: braces stand for each of what they list, in that order; `0..11` lists a whole range,
+`1..23..2` one in steps. Braces of a row that list the same, as numbers or words, run together (block_007 goes
+to block.7); others run independently, and all combinations are there. Where that would be wrong, braces that
+run together begin with the same letter: `{i:0..3}`, `{i:8..11}`. Braces that a name has of itself are doubled.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _INSIDE = re.compile(r"\{([^{}]*)\}")
 _HOLE = "\0"
 _LABELS = ascii_lowercase[ascii_lowercase.index("i") :] + ascii_lowercase[: ascii_lowercase.index("i")]
 # A range is shown as one from three numbers on: {0,1} is shorter than {0..1}.
-_SHORTEST_RANGE = 3
+_SHORTEST_RANGE, _SHORTEST_STEPS = 3, 4
 # Words that vary: of `{q,k,v}_slot_{vr,vc}` a reader keeps track, of more hardly.
 _MOST_WORDS = 2
 
@@ -169,17 +169,28 @@ def _needs_labels(holes: Iterable[tuple[int, int, tuple[int, ...]]]) -> bool:
 
 
 def _runs(column: Sequence[str]) -> list[str]:
-    """`0..3` for what is a whole range, with leading zeros as they are; else each number."""
+    """`0..3` for a whole range, with its leading zeros, `1..7..2` for one in steps; else each number."""
     out: list[str] = []
     start = 0
-    for end in range(1, len(column) + 1):
-        width = len(column[start])
-        if end < len(column) and column[end] == f"{int(column[start]) + end - start:0{width}d}":
-            continue
-        run = column[start:end]
-        out += [f"{run[0]}..{run[-1]}"] if len(run) >= _SHORTEST_RANGE else run
+    while start < len(column):
+        end, step = _run(column, start)
+        if end - start < (_SHORTEST_RANGE if step == 1 else _SHORTEST_STEPS):
+            end = start + 1
+            out.append(column[start])
+        else:
+            out.append(f"{column[start]}..{column[end - 1]}" + (f"..{step}" if step > 1 else ""))
         start = end
     return out
+
+
+def _run(column: Sequence[str], start: int) -> tuple[int, int]:
+    """Where the numbers end that are as far apart as the first two, with as many zeros; how far that is."""
+    first, width = int(column[start]), len(column[start])
+    step = int(column[start + 1]) - first if start + 1 < len(column) else 0
+    end = start + 1
+    while step > 0 and end < len(column) and column[end] == f"{first + step * (end - start):0{width}d}":
+        end += 1
+    return end, step
 
 
 def _escaped(literal: str) -> str:

@@ -18,9 +18,10 @@ def listed(text: str) -> tuple[str, list[str]]:
     label, values = re.fullmatch(r"(?:([a-z]):)?(.*)", text).groups()  # type: ignore[union-attr]
     out: list[str] = []
     for value in values.split(","):
-        run = re.fullmatch(r"([0-9]+)\.\.([0-9]+)", value)
+        run = re.fullmatch(r"([0-9]+)\.\.([0-9]+)(?:\.\.([0-9]+))?", value)
         if run:
-            out += [f"{n:0{len(run[1])}d}" for n in range(int(run[1]), int(run[2]) + 1)]
+            numbers = range(int(run[1]), int(run[2]) + 1, int(run[3] or 1))
+            out += [f"{n:0{len(run[1])}d}" for n in numbers]
         else:
             out.append(value)
     return label or "", out
@@ -84,6 +85,12 @@ def test_numbers_that_are_not_a_whole_range_are_listed() -> None:
     assert cells(*((f"a{i}",) for i in (0, 1, 2, 3, 5, 7, 8, 9))) == [("a{0..3,5,7..9}",)]
 
 
+def test_steps_of_a_range() -> None:
+    assert cells(*((f"a{i}",) for i in (1, 3, 5))) == [("a{1,3,5}",)]
+    assert cells(*((f"a{i:02d}",) for i in range(0, 24, 2))) == [("a{00..22..2}",)]
+    assert cells(*((f"a{i}",) for i in (0, 2, 3, 4, 9, 11, 13, 15))) == [("a{0,2..4,9..15..2}",)]
+
+
 def test_ranges_keep_leading_zeros_and_do_not_make_them_up() -> None:
     assert cells(*((f"a{i}",) for i in range(8, 12))) == [("a{8..11}",)]
     assert cells(*((f"a{i:02d}",) for i in range(8, 12))) == [("a{08..11}",)]
@@ -117,7 +124,7 @@ def test_equal_ranges_are_told_apart(crossed: bool) -> None:
 
 def test_numbers_that_are_computed_run_together_by_a_letter() -> None:
     rows = [(f"block_{i}", f"b.{2 * i + 1}") for i in range(4)]
-    assert cells(*rows) == [("block_{i:0..3}", "b.{i:1,3,5,7}")]
+    assert cells(*rows) == [("block_{i:0..3}", "b.{i:1..7..2}")]
 
 
 def test_a_number_that_a_name_has_twice_does_not_look_like_a_product() -> None:
