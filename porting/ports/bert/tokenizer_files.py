@@ -35,8 +35,8 @@ def tokenizer_files(directory: Path, config: Config) -> TokenizerFiles | None:
 
     Raises:
         CheckpointError: it cannot be read.
-        ConfigError: it is not text, has a word twice or more words than the model, or lacks [UNK], [CLS] or
-            [SEP].
+        ConfigError: it is not text, has a word twice or more words than the model, or lacks one of [UNK],
+            [CLS] and [SEP].
     """
     path = directory / VOCABULARY
     if not path.is_file():

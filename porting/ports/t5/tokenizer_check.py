@@ -107,6 +107,9 @@ def sample(found: Vocabulary, named: Sequence[str] = ()) -> list[str]:
     for name in named:
         instead = f" {name}" if name in found.sentinels else ""
         texts = [each.replace(name, instead) for each in texts]
+    if not found.model.add_dummy_prefix:
+        # Such a name alone cannot be told from the token itself; with a space before every text it can.
+        texts = [each for each in texts if each.strip() not in found.sentinels]
     return list(dict.fromkeys(texts))
 
 

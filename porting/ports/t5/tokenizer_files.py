@@ -80,6 +80,11 @@ def tokenizer_files(directory: Path, config: Config) -> TokenizerFiles | None:
     if named := built.named:
         shown = ", ".join(named[:5]) + (", ..." if named[5:] else "")
         notes = (*notes, f"{shown}: read as a token wherever a text has it, unlike in the original")
+    if found.sentinels and not found.model.add_dummy_prefix:
+        notes = (
+            *notes,
+            "a text that is nothing but a sentinel is read as that sentinel, unlike in the original",
+        )
     return TokenizerFiles(written, (*found.notes, *notes, *checked.notes), checked.texts)
 
 

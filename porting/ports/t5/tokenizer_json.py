@@ -114,22 +114,22 @@ def _normalizer(model: SentencePieceModel, sentinels: Sequence[str]) -> Any:
     steps += [_replace(_IS_SPACE, SPACE)]
     if model.add_dummy_prefix:
         steps += [normalizers.Prepend(SPACE)]
-    cuts = _cuts(model, sentinels)
-    by_pattern: dict[tuple[str, bool], list[str]] = {}
-    for name, place in cuts.items():
-        # Bytes and sentinels are many, and are cut at the same place.
-        by_pattern.setdefault((name[:place], name in sentinels), []).append(name)
-    for (before, sentinel), names in by_pattern.items():
-        behind = "|".join(re.escape(name[len(before) :]) for name in names)
-        before = re.escape(before)
-        if not sentinel:
-            # A text that is nothing but a name stays whole: so does the name itself.
-            steps += [_replace(rf"\A{SPACE}(?=(?:{before})(?:{behind})\z)", "")]
-        anywhere = rf"(?<={before})(?={behind})"
-        but_alone = rf"(?:(?<!\A{before})|(?!(?:{behind})\z))"
-        steps += [
-            _replace(rf"{anywhere}{but_alone}" + (rf"(?<!{SPACE}{before})" if sentinel else ""), _SEPARATES)
-        ]
+    tokens = {piece.text for piece in model.pieces if piece.kind in (Kind.CONTROL, Kind.UNKNOWN)}
+    # Bytes and sentinels are many, and are cut at the same place.
+    alike: defaultdict[tuple[str, bool, bool], list[str]] = defaultdict(list)
+    for name, place in _cuts(model, sentinels).items():
+        alike[name[:place], name in sentinels, name in tokens].append(name[place:])
+    for (start, is_sentinel, is_token), ends in alike.items():
+        before, behind = re.escape(start), "|".join(map(re.escape, ends))
+        cut = rf"(?<={before})(?={behind})"
+        if is_sentinel:
+            cut += f"(?<!{SPACE}{before})"
+        if is_token:
+            # A text that is nothing but a token's name stays whole, so that the name itself does.
+            steps += [_replace(rf"\A{SPACE}(?={before}(?:{behind})\z)", "")]
+        if is_token or is_sentinel:
+            cut += rf"(?:(?<!\A{before})|(?!(?:{behind})\z))"
+        steps += [_replace(cut, _SEPARATES)]
     if sentinels:
         steps += [_replace(f"{SPACE}(?={any_sentinel})", "")]
     return normalizers.Sequence(steps)
