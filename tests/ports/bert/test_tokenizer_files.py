@@ -1,4 +1,4 @@
-"""What AutoTokenizer loads of a vocab.txt; tests/integration/test_tokenizers.py has Google's own beside it."""
+"""What AutoTokenizer loads of a vocab.txt; tests/integration/test_tokenizers.py has Google's beside it."""
 
 from __future__ import annotations
 
