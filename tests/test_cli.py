@@ -208,11 +208,14 @@ def test_a_plan_of_a_real_checkpoint_needs_no_weights(
 ) -> None:
     result = invoke("convert-checkpoint", str(mtf_tiny_t5), "out", "--dry-run")
     assert result.exit_code == 0, result.stderr
-    row = "decoder/block_001/layer_002/DenseReluDense/wi_1/kernel 32x64 transpose"
-    row += " decoder.block.1.layer.2.DenseReluDense.wi_1.weight 64x32"
-    assert row.split() in [line.split() for line in result.stdout.splitlines()]
+    lines = [line.split() for line in result.stdout.splitlines()]
+    at = lines.index("4 decoder/block_{i:000,001}/layer_002/DenseReluDense/wi_{j:0,1}/kernel 32x64".split())
+    parameter = "-> decoder.block.{i:0,1}.layer.2.DenseReluDense.wi_{j:0,1}.weight 64x32 transpose"
+    assert lines[at + 1] == parameter.split()
     assert "Would write 52 tensors" in result.stdout
-    assert "Left out: optimizer state (52), global step (1)" in result.stdout
+    assert "52 optimizer state, " in " ".join(result.stdout.split())
+    assert "1 global step, 8 B" in " ".join(result.stdout.split())
+    assert "To read: 52 variables, 4.4 MB. To write: 52 parameters, 4.4 MB." in result.stdout
     assert list(tmp_path.iterdir()) == []
 
     content = json.loads(

@@ -205,6 +205,7 @@ def convert_checkpoint(
         files = {**target.files(written), **tokens.files}
         for name, content in files.items():
             (unfinished.path / name).write_bytes(content)
+        original = target.original()
         _require_unchanged(checkpoint, stamps)
         manifest = {
             "schema_version": SCHEMA_VERSION,
@@ -221,7 +222,7 @@ def convert_checkpoint(
             "files": weight_file_facts(layout, written) + other_file_facts(unfinished.path, list(files)),
             "ignored": {reason: list(names) for reason, names in plan.ignored.items()},
             "copies": dict(plan.copies),
-            "original": target.original,
+            "original": original.to_json() if original else None,
             "versions": versions(),
             "command": shlex.join(sys.argv),
             "time": now(),

@@ -11,6 +11,7 @@ import numpy as np
 
 from porting.checkpoint import Checkpoint
 from porting.convert.layout import FileLayout, TensorSpec
+from porting.convert.remembered import Remembered
 from porting.convert.stream import Written
 from porting.mapping import Plan
 from porting.tokenizer_files import TokenizerFiles
@@ -26,7 +27,7 @@ class Target:
         plan: every tensor that is written, and its sources.
         layout: where each of them lies.
         config: the contents of config.json.
-        original: what a way back to the original needs to know, for the manifest; None where that is unknown.
+        original: gives what a way back to the original needs, for the manifest; None where that is unknown.
         notes: what was assumed, in words.
         replaced: patterns of the names of files that belong to such a model.
         tokenizer: makes the tokenizer's files; reads those beside the source.
@@ -38,7 +39,7 @@ class Target:
     plan: Plan
     layout: Sequence[FileLayout]
     config: Mapping[str, Any]
-    original: Mapping[str, Any] | None
+    original: Callable[[], Remembered | None]
     notes: tuple[str, ...]
     replaced: tuple[str, ...]
     tokenizer: Callable[[], TokenizerFiles]

@@ -77,7 +77,7 @@ def to_original(
         plan=plan,
         layout=layout,
         config=source.port.config_to_json(back.config),
-        original=None,
+        original=lambda: None,
         notes=(_NAMES_KNOWN if known else _NAMES_TODAY,),
         replaced=(f"{prefix}.index", f"{prefix}.data-*", f"{prefix}.meta", "checkpoint", *texts, MANIFEST),
         tokenizer=partial(copied_tokenizer_files, checkpoint.path.parent),

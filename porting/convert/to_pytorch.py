@@ -45,7 +45,6 @@ def to_pytorch(
             made[WEIGHTS_INDEX] = json_bytes(weights_index(layout))
         return made
 
-    original = _remembered(source, checkpoint, plan)
     tokenizer = partial(copied_tokenizer_files, directory)
     if source.kind == ORIGINAL:
         tokenizer = partial(tokenizer_files_for, port, directory, config)
@@ -55,7 +54,7 @@ def to_pytorch(
         plan=plan,
         layout=layout,
         config=config_json,
-        original=original.to_json() if original else None,
+        original=partial(_remembered, source, checkpoint, plan),
         notes=(),
         replaced=(*MODEL_FILES, MANIFEST),
         tokenizer=tokenizer,

@@ -37,7 +37,9 @@ def test_the_manifest_says_where_it_came_from(converted: Path) -> None:
     assert manifest["verified"] is True
     assert manifest["dtype"] == "keep"
     assert manifest["config_origin"].endswith("operative_config.gin")
-    assert manifest["original_config"] == (DEMO / "operative_config.gin").read_text()
+    assert manifest["original"]["config"] == (DEMO / "operative_config.gin").read_text()
+    assert manifest["original"]["more"] == {"global_step": 1500}
+    assert manifest["original"]["variables"]["shared/embedding"] == [128, 40]
     assert manifest["versions"]["porting"]
     assert manifest["time"].startswith("20")
     assert {len(names) for names in manifest["ignored"].values()} == {115, 1}
