@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,11 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from porting import Inputs, convert_checkpoint
 from porting.checkpoint import Checkpoint, open_checkpoint
 from porting.inverse import invert_plan
 from porting.mapping import Shape, make_plan
+from porting.original import Original
 from porting.ports.t5.from_gin import config_from_gin
 from porting.ports.t5.infer import infer_config
 from porting.ports.t5.located import located
@@ -37,6 +40,10 @@ ALL = {**PLAIN, **VARIANTS}
 LAYOUT_LOST = ("three-dimensional weights", "no scopes of blocks")
 
 
+# Of these the original is run again on what went there and back.
+RUN = ("no scopes of blocks", "lm_v1_ifa", "switch, all")
+
+
 @dataclass(frozen=True)
 class Made:
     """A checkpoint that the original made, and its config as porting reads it."""
@@ -51,6 +58,12 @@ class Made:
 @pytest.fixture(scope="module")
 def listing() -> Iterator[ReferenceProcess]:
     with ReferenceProcess("tests.integration.mesh_variables:listed", ROOT) as process:
+        yield process
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[ReferenceProcess]:
+    with ReferenceProcess(PORT.reference) as process:
         yield process
 
 
@@ -123,6 +136,50 @@ def test_mesh_builds_them_from_the_gin_text(made: Made, listing: ReferenceProces
     )
     found = json.loads((tmp_path / "listed.json").read_text())
     assert {name: tuple(shape) for name, shape in found.items()} == made.weights
+
+
+@pytest.fixture(scope="module")
+def there_and_back(made: Made, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint, converted, and the model directory converted back."""
+    folder = tmp_path_factory.mktemp("back")
+    convert_checkpoint(made.checkpoint.path, folder / "model")
+    convert_checkpoint(folder / "model", folder / "mesh", to="mesh")
+    return folder
+
+
+def test_tensorflow_restores_what_went_there_and_back(made: Made, there_and_back: Path) -> None:
+    tensorflow = pytest.importorskip("tensorflow")
+    first, again = (
+        tensorflow.train.load_checkpoint(str(path))
+        for path in (made.checkpoint.path, there_and_back / "mesh")
+    )
+    shapes = {name: tuple(shape) for name, shape in again.get_variable_to_shape_map().items()}
+    assert shapes == {**made.weights, "global_step": ()}
+    for name in shapes:
+        assert again.get_variable_to_dtype_map()[name] == first.get_variable_to_dtype_map()[name]
+        assert again.get_tensor(name).tobytes() == first.get_tensor(name).tobytes(), name
+
+
+def test_mesh_runs_what_went_there_and_back(
+    made: Made, there_and_back: Path, running: ReferenceProcess, tmp_path: Path
+) -> None:
+    """Also where nobody remembers how the variables lay and were called."""
+    if made.name not in RUN:
+        pytest.skip("costs seconds: a few of each kind")
+    forgotten = tmp_path / "model"
+    shutil.copytree(there_and_back / "model", forgotten)
+    (forgotten / "porting.json").unlink()
+    convert_checkpoint(forgotten, tmp_path / "mesh", to="mesh")
+    ids = np.random.default_rng(0).integers(2, 100, size=(2, 2, 40))
+    inputs = Inputs.from_arrays({"inputs": ids[0], "targets": ids[1]})
+    traces = []
+    for folder in (made.checkpoint.path.parent, there_and_back / "mesh", tmp_path / "mesh"):
+        with Original(folder, process=running) as original:
+            traces.append(original.run(inputs))
+    first, again, renamed = traces
+    for tensor in first.tensors:
+        np.testing.assert_array_equal(again[tensor.name], first[tensor.name])
+    np.testing.assert_allclose(renamed["logits"], first["logits"], atol=1e-5 * np.abs(first["logits"]).max())
 
 
 def test_old_names_of_norms_are_kept(
