@@ -7,7 +7,7 @@
 How a folded row reads: braces stand for each of what they list, in that order; `0..11` lists a whole range,
 `1..23..2` one in steps. Braces of a row that list the same, as numbers or words, run together (block_007 goes
 to block.7); others run independently, and all combinations are there. Where that would be wrong, braces that
-run together begin with the same letter: `{i:0..3}`, `{i:8..11}`. Braces that a name has of itself are doubled.
+run together begin with one letter: `{i:0..3}`, `{i:8..11}`. Braces that a name has of itself are doubled.
 """
 
 from __future__ import annotations
