@@ -12,8 +12,9 @@ as were read, `sync` of the copy, `convert-checkpoint`, the same with `--no-veri
 cache as far as they fit, but with `--cold`; whatever is still to be written is written before each run.
 
 Times are those of whole processes; without start-up, what the command itself says ("seconds" of its JSON).
-The converter syncs what it writes and plain `cp` does not: both ratios are printed. Peak memory is VmHWM of
-the process; what of it was mapped files is taken from the largest sample, one every 10 ms.
+CPU seconds are what is left to compare on a machine that is busy. The converter syncs what it writes and
+plain `cp` does not: both ratios are printed. Peak memory is VmHWM of the process; what of it was mapped
+files is taken from the largest sample, one every 10 ms.
 
 What it prints are medians and Markdown, for docs/speed.md.
 """
@@ -78,6 +79,7 @@ class Case:
         content: dict[str, Any] = {
             "seconds": statistics.median(run.seconds for run in self.runs),
             "all_seconds": [run.seconds for run in self.runs],
+            "cpu_seconds": statistics.median(run.cpu for run in self.runs),
             "peak_bytes": largest.peak,
             "anonymous_bytes": largest.anonymous,
             "mapped_bytes": largest.mapped,
@@ -138,7 +140,8 @@ def one_round(
     copied = measured(CP, ["cp", str(plain), str(copy)], copy, keep=True)
     # As one figure: the sync alone says nothing of how much cp left to be written.
     synced = run(["sync", str(copy)])
-    whole = Run(copied.seconds + synced.seconds, copied.peak, copied.anonymous, copied.mapped, "")
+    seconds, cpu = copied.seconds + synced.seconds, copied.cpu + synced.cpu
+    whole = Run(seconds, cpu, copied.peak, copied.anonymous, copied.mapped, "")
     cases.setdefault(SYNC, Case()).runs.append(whole)
     remove(copy)
     converted(CONVERT)

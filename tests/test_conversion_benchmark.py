@@ -104,6 +104,18 @@ def test_peak_memory_is_that_of_the_process_and_not_of_who_started_it() -> None:
     assert large.anonymous > 256 << 20 and large.mapped < 50 << 20
 
 
+def test_cpu_seconds_are_those_of_the_one_process() -> None:
+    run(
+        [
+            sys.executable,
+            "-c",
+            "import time; t = time.process_time()\nwhile time.process_time() < t + 1: pass",
+        ]
+    )
+    idle = run([sys.executable, "-c", "import time; time.sleep(0.5)"])
+    assert idle.cpu < 0.5 < idle.seconds
+
+
 def test_a_command_that_fails_says_why() -> None:
     with pytest.raises(SystemExit, match="no such thing"):
         run([sys.executable, "-c", "import sys; sys.exit('no such thing')"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import resource
 import subprocess
 import tempfile
 import time
@@ -21,6 +22,7 @@ class Run:
 
     Attributes:
         seconds: from before it is started until it has ended.
+        cpu: seconds that processors worked for it, the kernel included; other load does not change them much.
         peak: bytes of resident memory, the highest there were (VmHWM).
         anonymous, mapped: of the sample with the most: the process's own bytes, and those of mapped files,
             which the kernel may take back at any time.
@@ -28,6 +30,7 @@ class Run:
     """
 
     seconds: float
+    cpu: float
     peak: int
     anonymous: int
     mapped: int
@@ -43,6 +46,7 @@ def run(command: Sequence[str]) -> Run:
         SystemExit: it failed; with what it said.
     """
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        cpu_before = _cpu_of_children()
         begin = time.perf_counter()
         process = subprocess.Popen(command, stdout=out, stderr=err)
         status = Path(f"/proc/{process.pid}/status")
@@ -70,4 +74,10 @@ def run(command: Sequence[str]) -> Run:
             raise SystemExit(
                 f"{' '.join(command)[:300]}\nfailed ({process.returncode}):\n{err.read()[-2000:]}"
             )
-        return Run(seconds, peak, *parts, out.read())
+        return Run(seconds, _cpu_of_children() - cpu_before, peak, *parts, out.read())
+
+
+def _cpu_of_children() -> float:
+    """Of those that have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime

@@ -12,11 +12,12 @@ CP, SYNC, CONVERT, UNVERIFIED, LOADER = "cp", "cp, sync", "convert-checkpoint", 
 def table(results: Sequence[dict[str, Any]]) -> list[str]:
     """Markdown: times as ratios, and memory."""
     lines = [
-        "| | seconds | of `cp` | of `cp`, `sync` | without start-up | of `cp` | peak memory | of it mapped |",
-        "|---|---|---|---|---|---|---|---|",
+        "| | seconds | of `cp` | of `cp`, `sync` | without start-up | of `cp` | CPU | peak memory"
+        " | of it mapped |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for result in results:
-        lines.append(f"| **{result['size']}**, {result['bytes_read'] / 1e9:.2f} GB read | | | | | | | |")
+        lines.append(f"| **{result['size']}**, {result['bytes_read'] / 1e9:.2f} GB read | | | | | | | | |")
         cases = result["cases"]
         # `cp` copied the slots too, unless they are as large as the weights.
         share = result["bytes_read"] / result["bytes_of_cp"]
@@ -29,6 +30,7 @@ def table(results: Sequence[dict[str, Any]]) -> list[str]:
                 f"{case['seconds'] / synced:.2f}x",
                 f"{inside:.2f}" if inside else "",
                 f"{inside / plain:.2f}x" if inside else "",
+                f"{case['cpu_seconds']:.2f}",
             ]
             if name not in (CP, SYNC):
                 cells += [f"{case['peak_bytes'] / 1e6:.0f} MB", f"{case['mapped_bytes'] / 1e6:.0f} MB"]
@@ -37,7 +39,7 @@ def table(results: Sequence[dict[str, Any]]) -> list[str]:
             lines.append(f"| {name} | {' | '.join(cells)} |")
         if LOADER in cases:
             ratio = cases[LOADER]["seconds"] / cases[CONVERT]["seconds"]
-            lines.append(f"| transformers / convert-checkpoint | {ratio:.1f}x | | | | | | |")
+            lines.append(f"| transformers / convert-checkpoint | {ratio:.1f}x | | | | | | | |")
     return lines
 
 
