@@ -114,6 +114,10 @@ class Message:
         found = self._all_bytes(number)
         return found[-1] if found else b""
 
+    def all_bytes_of(self, number: int) -> list[bytes]:
+        """Values of a repeated string, bytes or message field."""
+        return self._all_bytes(number)
+
     def message(self, number: int) -> Message:
         """Value of a singular message field; empty if absent.
 

@@ -65,9 +65,8 @@ def tokenizer_files(directory: Path, config: Config) -> TokenizerFiles | None:
     rows = min([architecture.vocab_size, *architecture.embedding_rows.values()])
     found = read_vocabulary(path, rows)
     with panics_named(path):
-        built = build_tokenizer(found.model, found.sentinels)
-        text = built.tokenizer.to_str()
-        checked = check_tokenizer(found, text, path, built.named)
+        text, named = _written(found)
+        checked = check_tokenizer(found, text, path, named)
     settings, notes = _settings(found)
     written = {
         "spiece.model": read_file(path, MAX_FILE_BYTES),
@@ -77,7 +76,7 @@ def tokenizer_files(directory: Path, config: Config) -> TokenizerFiles | None:
     }
     if (directory / "tokenizer.json").is_file():
         notes = (*notes, f"tokenizer.json was made of {path.name}; the one beside it was not copied")
-    if named := built.named:
+    if named:
         shown = ", ".join(named[:5]) + (", ..." if named[5:] else "")
         notes = (*notes, f"{shown}: read as a token wherever a text has it, unlike in the original")
     if found.sentinels and not found.model.add_dummy_prefix:
@@ -86,6 +85,12 @@ def tokenizer_files(directory: Path, config: Config) -> TokenizerFiles | None:
             "a text that is nothing but a sentinel is read as that sentinel, unlike in the original",
         )
     return TokenizerFiles(written, (*found.notes, *notes, *checked.notes), checked.texts)
+
+
+def _written(found: Vocabulary) -> tuple[str, tuple[str, ...]]:
+    """The tokenizer.json; a large one takes much memory, which is free again before it is read."""
+    built = build_tokenizer(found.model, found.sentinels)
+    return built.tokenizer.to_str(), built.named
 
 
 # transformers' own T5Tokenizer takes tokenizer.json apart and builds something else of it (5.23: no

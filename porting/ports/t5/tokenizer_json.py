@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -60,12 +60,12 @@ def build_tokenizer(model: SentencePieceModel, sentinels: Sequence[str]) -> Buil
 
     vocabulary = [(piece.text, score) for piece, score in zip(model.pieces, _scores(model), strict=True)]
     tokenizer = Tokenizer(Unigram(vocabulary, unk_id=model.unknown_id, byte_fallback=model.byte_fallback))
-    tokenizer.normalizer = _normalizer(model, sentinels)
+    cuts = _cuts(model, sentinels)
+    tokenizer.normalizer = _normalizer(model, sentinels, cuts)
     tokenizer.pre_tokenizer = pre_tokenizers.Split(_SEPARATES, "removed")
     # What normalization leaves of a name is looked for in what it leaves of a text; where that is not the
     # name itself, `tokenizers` 0.23 takes it for the token's name.
     special = [piece.text for piece in model.pieces if piece.kind in (Kind.CONTROL, Kind.UNKNOWN)]
-    cuts = _cuts(model, sentinels)
     apart = [name for name in special if name in cuts and tokenizer.normalizer.normalize_str(name) == name]
     tokenizer.add_tokens([AddedToken(name, normalized=name in apart, special=True) for name in special])
     tokenizer.add_tokens([AddedToken(name, normalized=True, special=True) for name in sentinels])
@@ -78,8 +78,9 @@ def build_tokenizer(model: SentencePieceModel, sentinels: Sequence[str]) -> Buil
         tokenizer.post_processor = processors.TemplateProcessing(
             single=["$A", end], pair=["$A", end, "$B", end], special_tokens=[(end, model.eos_id)]
         )
-    named = [name for name in special if name not in apart] + [name for name in sentinels if name not in cuts]
-    return Built(tokenizer, tuple(named))
+    others = [piece.text for piece in model.pieces if piece.kind in (Kind.BYTE, Kind.UNUSED)]
+    named = [name for name in special if name not in apart]
+    return Built(tokenizer, (*named, *(name for name in (*sentinels, *others) if name not in cuts)))
 
 
 def _scores(model: SentencePieceModel) -> list[float]:
@@ -96,7 +97,7 @@ def _scores(model: SentencePieceModel) -> list[float]:
     ]
 
 
-def _normalizer(model: SentencePieceModel, sentinels: Sequence[str]) -> Any:
+def _normalizer(model: SentencePieceModel, sentinels: Sequence[str], cuts: Mapping[str, int]) -> Any:
     """Source: `Normalizer::Normalize` in normalizer.cc."""
     from tokenizers import normalizers
 
@@ -117,7 +118,7 @@ def _normalizer(model: SentencePieceModel, sentinels: Sequence[str]) -> Any:
     tokens = {piece.text for piece in model.pieces if piece.kind in (Kind.CONTROL, Kind.UNKNOWN)}
     # Bytes and sentinels are many, and are cut at the same place.
     alike: defaultdict[tuple[str, bool, bool], list[str]] = defaultdict(list)
-    for name, place in _cuts(model, sentinels).items():
+    for name, place in cuts.items():
         alike[name[:place], name in sentinels, name in tokens].append(name[place:])
     for (start, is_sentinel, is_token), ends in alike.items():
         before, behind = re.escape(start), "|".join(map(re.escape, ends))
@@ -156,7 +157,7 @@ def _character_steps(model: SentencePieceModel) -> list[Any]:
     ]
 
 
-def _joined(joined: Any) -> str:
+def _joined(joined: Mapping[str, frozenset[str]]) -> str:
     """A pattern for the places between two characters that stand side by side in a rule."""
     behind: defaultdict[frozenset[str], list[str]] = defaultdict(list)
     for second, firsts in joined.items():
@@ -186,10 +187,14 @@ def _cuts(model: SentencePieceModel, sentinels: Sequence[str]) -> dict[str, int]
     """
     readable = [p.text for p in model.pieces if p.kind in (Kind.NORMAL, Kind.USER_DEFINED)]
     hidden = [p.text for p in model.pieces if p.kind not in (Kind.NORMAL, Kind.USER_DEFINED)]
-    across = {pair for text in readable for pair in pairwise(text)}
+    names = (*hidden, *sentinels)
+    written = "\0".join(readable)
+    across = {
+        pair for pair in {pair for name in names for pair in pairwise(name)} if "".join(pair) in written
+    }
     alone = {text for text in readable if len(text) == 1}
     found = {}
-    for name in (*hidden, *sentinels):
+    for name in names:
         for place, (first, second) in enumerate(pairwise(name), 1):
             fused = not model.byte_fallback and first not in alone and second not in alone
             if (first, second) not in across and not fused:

@@ -8,6 +8,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterator
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +184,25 @@ def test_the_only_text_that_is_a_control_piece_is_its_name_alone() -> None:
     assert made.encode("</s>", add_special_tokens=False).ids == [1] != sentencepiece.encode("</s>")
     for text in ("a </s> b", "</s></s>", "</s>.", "<pad> <unk>"):
         assert made.encode(text, add_special_tokens=False).ids == sentencepiece.encode(text)
+
+
+def test_names_that_cannot_be_kept_apart_are_said(tmp_path: Path) -> None:
+    """Pieces go across every place in them, as may be in a large vocabulary."""
+    from sentencepiece import sentencepiece_model_pb2
+
+    messages: Any = sentencepiece_model_pb2
+    model = messages.ModelProto.FromString(trained("identity with bytes"))
+    for pair in {a + b for name in ("</s>", "<0x41>", "<extra_id_0>") for a, b in pairwise(name)}:
+        if not any(piece.piece == pair for piece in model.pieces):
+            model.pieces.add(piece=pair, score=-9.0)
+    found = written(tmp_path, model.SerializeToString())
+    assert any(
+        note.startswith("</s>, <extra_id_") and "unlike in the original" in note for note in found.notes
+    )
+    tokenizer = loaded(tmp_path / "model", found)
+    assert tokenizer("a </s>").input_ids[-2:] == [1, 1]
+    sentinel = len(model.pieces) + 99
+    assert tokenizer("a <extra_id_0>").input_ids[-2:] == [sentinel, 1]
 
 
 # How many sentinels there are.
