@@ -7,7 +7,7 @@ VENV ?= .venv
 RUN = $(VENV)/bin/python
 READY = $(VENV)/.installed
 
-.PHONY: demo test test-slow test-browser check clean
+.PHONY: demo test test-slow test-browser fuzz check clean
 
 demo: $(READY)
 	$(RUN) -m demo.run
@@ -26,6 +26,16 @@ test-slow: $(READY)
 test-browser: $(READY)
 	tests/browser/install-chromium
 	OMP_NUM_THREADS=1 $(RUN) -m pytest tests/browser
+
+# Hostile input by coverage, SECONDS for each target. atheris has a virtual environment of its own: it is no part of
+# the tests, and there is not one for every Python. It uses the packages of $(VENV).
+SECONDS ?= 20
+FUZZ = .fuzz/venv
+fuzz: $(READY)
+	$(PYTHON) -m venv $(FUZZ)
+	$(FUZZ)/bin/python -m pip install --quiet --disable-pip-version-check 'atheris>=3'
+	PYTHONPATH=.:$$($(RUN) -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])') OMP_NUM_THREADS=1 \
+		$(FUZZ)/bin/python -W ignore -m tests.fuzz.run --seconds $(SECONDS)
 
 check: $(READY)
 	$(VENV)/bin/ruff check .

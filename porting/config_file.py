@@ -43,20 +43,20 @@ def parse_json(text: str | bytes) -> Any:
     return content
 
 
-def read_config_text(path: Path) -> str:
+def read_config_text(path: Path, max_bytes: int = MAX_CONFIG_BYTES) -> str:
     """The text of a config in UTF-8.
 
     Raises:
-        ConfigError: it cannot be read, is not text, no regular file, or longer than MAX_CONFIG_BYTES.
+        ConfigError: it cannot be read, is not text, no regular file, or longer than `max_bytes`.
     """
     try:
         # Opening a named pipe would wait for ever, so look before opening.
         if not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():
             raise OSError(0, "it is not a regular file")
         with path.open("rb") as file:
-            content = file.read(MAX_CONFIG_BYTES + 1)
-        if len(content) > MAX_CONFIG_BYTES:
-            raise ValueError(f"it is longer than {MAX_CONFIG_BYTES} bytes")
+            content = file.read(max_bytes + 1)
+        if len(content) > max_bytes:
+            raise ValueError(f"it is longer than {max_bytes} bytes")
         # As text files are read: each kind of line end is one.
         return content.decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
     except (OSError, ValueError) as error:

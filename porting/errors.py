@@ -5,8 +5,14 @@ Problems are collected and raised together: a user with twenty bad variables see
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+# Lines that a person may still read; `problems` has all.
+_MOST_SHOWN = 500
+# Of names that a hostile file gives: what would steer a terminal, or cannot be encoded.
+_NOT_SHOWN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 # Exit codes of the commands, as documented in the README.
 EXIT_OK = 0
@@ -47,10 +53,13 @@ class PortingError(Exception):
         super().__init__(str(self))
 
     def __str__(self) -> str:
-        lines = [self.message, *(f"  - {problem}" for problem in self.problems)]
+        lines = [self.message, *(f"  - {problem}" for problem in self.problems[:_MOST_SHOWN])]
+        if len(self.problems) > _MOST_SHOWN:
+            lines.append(f"  ... and {len(self.problems) - _MOST_SHOWN} more")
         if self.remedy:
             lines.append(self.remedy)
-        return "\n".join(lines)
+        text = "\n".join(lines)
+        return _NOT_SHOWN.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 class CheckpointError(PortingError):

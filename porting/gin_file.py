@@ -9,12 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from tokenize import TokenError
 from typing import Any
 
+from porting.config_file import read_config_text
 from porting.errors import ConfigError
 
+MAX_GIN_BYTES = 1 << 18
+"""Longest gin file that is read; an operative config has some ten thousand bytes."""
+
+MAX_FILES = 100
+"""Most files that are read for one config: two that include one twice each, and so on, would never end."""
+
+MAX_VALUES = 100_000
+"""Most parts of one value, its macros resolved: lists of macros that are lists of macros would never end."""
+
+_MAX_DEPTH = 100
 _MISSING = object()
 
 
@@ -58,6 +69,10 @@ class GinFile:
 
     path: Path
     bindings: list[Binding] = field(default_factory=list)
+    # The bindings of each parameter, and how many bindings there were when they were sorted.
+    _by_parameter: dict[str, list[Binding]] = field(default_factory=dict, repr=False, compare=False)
+    _sorted: int = field(default=-1, repr=False, compare=False)
+    _found: dict[tuple[str, str, str], Any] = field(default_factory=dict, repr=False, compare=False)
 
     def get(self, scope: str, configurable: str, parameter: str, default: Any = None) -> Any:
         """The bound value with macros resolved, or `default`.
@@ -65,31 +80,58 @@ class GinFile:
         The innermost matching scope wins; within a scope the last binding wins, as in gin.
         `configurable` is the last component of the name; a longer, dotted one is matched by its end.
         """
-        best, depth = _MISSING, -1
+        self._sort()
+        key = (scope, configurable, parameter)
+        if key not in self._found:
+            bound = self._bound(*key)
+            self._found[key] = _MISSING if bound is _MISSING else self._resolve(bound, (), [MAX_VALUES], 0)
+        return default if self._found[key] is _MISSING else self._found[key]
+
+    def _sort(self) -> None:
+        if self._sorted == len(self.bindings):
+            return
+        self._by_parameter, self._found, self._sorted = {}, {}, len(self.bindings)
         for binding in self.bindings:
-            if binding.parameter != parameter or not _ends_with(binding.selector, configurable):
+            self._by_parameter.setdefault(binding.parameter, []).append(binding)
+
+    def _bound(self, scope: str, configurable: str, parameter: str) -> Any:
+        best, depth = _MISSING, -1
+        for binding in self._by_parameter.get(parameter, ()):
+            if not _ends_with(binding.selector, configurable):
                 continue
             binding_depth = _scope_depth(binding.scope, scope)
             if binding_depth is not None and binding_depth >= depth:
                 best, depth = binding.value, binding_depth
-        return default if best is _MISSING else self._resolve(best)
+        return best
 
     def binds(self, configurable: str) -> bool:
         """Whether any parameter of the configurable is bound."""
         return any(_ends_with(binding.selector, configurable) for binding in self.bindings)
 
-    def _resolve(self, value: Any, seen: tuple[str, ...] = ()) -> Any:
+    def _resolve(self, value: Any, seen: tuple[str, ...], left: list[int], depth: int) -> Any:
+        left[0] -= 1
+        if left[0] < 0 or depth > _MAX_DEPTH:
+            raise ConfigError(f"{self.path}: a value is too large, or nested too deeply, for a config.")
+        # Larger ones are no sizes, and Python does not print them.
+        if isinstance(value, int) and value.bit_length() > 64:
+            raise ConfigError(
+                f"{self.path}: a number of {value.bit_length()} bits is too large for a config."
+            )
         if isinstance(value, Macro):
             if value.name in seen:
                 raise ConfigError(f"{self.path}: the macro %{value.name} refers to itself.")
-            bound = [b.value for b in self.bindings if not b.parameter and b.selector == value.name]
+            bound = [b.value for b in self._by_parameter.get("", ()) if b.selector == value.name]
             if not bound:
                 raise ConfigError(f"{self.path}: the macro %{value.name} is used and never given a value.")
-            return self._resolve(bound[-1], (*seen, value.name))
+            return self._resolve(bound[-1], (*seen, value.name), left, depth + 1)
         if isinstance(value, list | tuple):
-            return type(value)(self._resolve(v, seen) for v in value)
+            return type(value)([self._resolve(v, seen, left, depth + 1) for v in value])
         if isinstance(value, dict):
-            return {key: self._resolve(v, seen) for key, v in value.items()}
+            keys = [self._resolve(key, seen, left, depth + 1) for key in value]
+            return {
+                key: self._resolve(v, seen, left, depth + 1)
+                for key, v in zip(keys, value.values(), strict=True)
+            }
         return value
 
 
@@ -100,17 +142,17 @@ def read_gin(path: Path) -> GinFile:
         ConfigError: the file cannot be read or is not gin, or includes a file that is not to be found.
     """
     gin = GinFile(path)
-    gin.bindings.extend(_bindings(path, (path,)))
+    gin.bindings.extend(_bindings(path, (path,), [MAX_FILES]))
     return gin
 
 
-def _bindings(path: Path, chain: tuple[Path, ...]) -> Iterator[Binding]:
+def _bindings(path: Path, chain: tuple[Path, ...], left: list[int]) -> Iterator[Binding]:
     from gin import config_parser
 
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"Cannot read the config {path}: {error}") from error
+    text = read_config_text(path, MAX_GIN_BYTES)
+    left[0] -= 1
+    if left[0] < 0:
+        raise ConfigError(f"{chain[0]} includes more than {MAX_FILES} files.")
     try:
         for statement in config_parser.ConfigParser(text, _delegate(config_parser)):
             if isinstance(statement, config_parser.BindingStatement):
@@ -124,7 +166,7 @@ def _bindings(path: Path, chain: tuple[Path, ...]) -> Iterator[Binding]:
                 included = _find_include(path, statement.filename)
                 if included in chain:
                     raise ConfigError(f"{path} includes {statement.filename}, which includes it in turn.")
-                yield from _bindings(included, (*chain, included))
+                yield from _bindings(included, (*chain, included), left)
     # TypeError: a key that cannot be one, such as {[1]: 2}.
     except (SyntaxError, TokenError, TypeError, ValueError, RecursionError, MemoryError) as error:
         raise ConfigError(
@@ -134,11 +176,25 @@ def _bindings(path: Path, chain: tuple[Path, ...]) -> Iterator[Binding]:
 
 
 def _find_include(path: Path, name: str) -> Path:
-    """An included file: beside the including one, or beside one of the folders above it."""
+    """An included file: beside the including one, or beside one of the folders above it.
+
+    A name that is no path below a folder, or not that of a gin file, is refused: a config that somebody else
+    wrote has no business in this machine's other files.
+    """
+    parts = PurePosixPath(name).parts
+    rooted = PureWindowsPath(name).anchor or PurePosixPath(name).anchor
+    if rooted or ".." in parts or not name.endswith(".gin") or not name.isprintable():
+        raise ConfigError(
+            f"{path} includes {name!r}, which is not followed: only *.gin beside it or its folders is.",
+            remedy="Copy that file beside it, and include it by its name.",
+        )
     for folder in path.resolve().parents:
         candidate = folder / name
-        if candidate.is_file():
-            return candidate
+        try:
+            if candidate.is_file():
+                return candidate
+        except OSError:  # a name that is too long
+            break
     raise ConfigError(
         f"{path} includes {name}, which is not to be found beside it.",
         remedy="Give the operative_config.gin that was written beside the checkpoint: it includes nothing.",

@@ -74,7 +74,8 @@ def _filled(template: str, groups: Mapping[str, str]) -> str:
 
     def value(match: re.Match[str]) -> str:
         text = groups[match["name"]]
-        if not text.isdigit():
+        # Other digits than ours, or more than any count of layers has, are a name like others.
+        if not (text.isascii() and text.isdigit() and len(text) < 10):
             return text
         return str(int(text) * int(match["times"] or 1) + int(match["plus"] or 0))
 

@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from porting.checkpoint.joined_files import is_plain_name
 from porting.checkpoint.safetensors_file import DTYPES
-from porting.errors import InputError, Problem
+from porting.config_file import parse_json, read_config_text
+from porting.errors import ConfigError, InputError, Problem
 from porting.mapping import Shape
 from porting.port import Port, port_for_model_type
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
+_MAX_INDEX_BYTES = 64 << 20
 MODEL_FILES = (CONFIG, "generation_config.json", WEIGHTS, WEIGHTS_INDEX, "model-*-of-*.safetensors")
 """What belongs to a model, and is replaced with it; other files of a directory are kept."""
 
@@ -41,8 +44,8 @@ def read_config(model_dir: Path) -> tuple[Port, Any]:
             remedy="Make one with: convert-checkpoint SOURCE OUTPUT_DIR",
         )
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = parse_json(read_config_text(path))
+    except (ConfigError, ValueError) as error:
         raise InputError(
             f"{model_dir} is not a model directory: config.json cannot be read ({error})."
         ) from error
@@ -63,10 +66,10 @@ def weight_files(model_dir: Path) -> list[Path]:
         files = [model_dir / WEIGHTS]
     else:
         try:
-            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+            names = sorted(set(parse_json(read_config_text(index, _MAX_INDEX_BYTES))["weight_map"].values()))
+        except (ConfigError, ValueError, KeyError, AttributeError, TypeError) as error:
             raise InputError(f"{index} cannot be read: {error!r}") from error
-        if any(Path(str(name)).name != name for name in names):
+        if not all(isinstance(name, str) and is_plain_name(name) for name in names):
             raise InputError(f"{index} names files outside the directory.")
         files = [model_dir / name for name in names]
     missing = [file for file in files if not file.is_file()]

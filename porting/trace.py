@@ -31,6 +31,7 @@ from typing import Any
 
 import numpy as np
 
+from porting.config_file import parse_json
 from porting.errors import InputError, OutputError
 from porting.inputs import Inputs
 
@@ -168,7 +169,7 @@ def read_trace(path: str | Path) -> Trace:
     """
     path = Path(path)
     try:
-        index = json.loads((path / _INDEX).read_text(encoding="utf-8"))
+        index = parse_json((path / _INDEX).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise InputError(
             f"{path} is not a trace: it has no {_INDEX}.",
@@ -214,7 +215,8 @@ def _load_npy(root: Path, file: str) -> np.ndarray:
         raise InputError(f"{root}: the index names {file}, which lies outside the trace.")
     try:
         array = np.load(target, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    # A broken file brings many kinds of errors out of NumPy: of the tokenizer, of zip files, of memory.
+    except Exception as error:
         raise InputError(f"{target} is not a NumPy array that can be read: {error}") from error
     # No numbers to compare: archives of arrays, text, and bfloat16 (raw bytes in a NumPy file).
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":

@@ -209,7 +209,7 @@ def test_a_plan_of_a_real_checkpoint_needs_no_weights(
     result = invoke("convert-checkpoint", str(mtf_tiny_t5), "out", "--dry-run")
     assert result.exit_code == 0, result.stderr
     lines = [line.split() for line in result.stdout.splitlines()]
-    at = lines.index("4 decoder/block_{i:000,001}/layer_002/DenseReluDense/wi_{j:0,1}/kernel 32x64".split())
+    at = lines.index(["4", "decoder/block_{i:000,001}/layer_002/DenseReluDense/wi_{j:0,1}/kernel", "32x64"])
     parameter = "-> decoder.block.{i:0,1}.layer.2.DenseReluDense.wi_{j:0,1}.weight 64x32 transpose"
     assert lines[at + 1] == parameter.split()
     assert "Would write 52 tensors" in result.stdout

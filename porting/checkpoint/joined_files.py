@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from porting.checkpoint.files import read_file
+from porting.checkpoint.files import named_os_errors, read_file
 from porting.checkpoint.lazy import Checkpoint, LazyTensor
 from porting.config_file import parse_json
 from porting.errors import CheckpointError, Problem
 
 _MAX_INDEX_BYTES = 64 << 20
 _MAX_LISTED = 100
+# File systems have no longer ones.
+_MAX_NAME = 255
 
 
 def open_joined(index: Path, form: str, tensors_of: Callable[[Path], dict[str, LazyTensor]]) -> Checkpoint:
@@ -32,7 +34,8 @@ def open_joined(index: Path, form: str, tensors_of: Callable[[Path], dict[str, L
     """
     places = _weight_map(index)
     files = [index.parent / name for name in sorted(set(places.values()))]
-    missing = [file for file in files if not file.exists()]
+    with named_os_errors(index):
+        missing = [file for file in files if not file.exists()]
     if missing:
         raise CheckpointError(
             f"{index}: {len(missing)} data file(s) of the checkpoint are missing",
@@ -71,16 +74,18 @@ def _weight_map(index: Path) -> dict[str, str]:
     places = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(places, dict) or not places:
         raise _unreadable(index, "an object with a weight_map", "none")
-    outside = [file for file in places.values() if not isinstance(file, str) or not _is_plain_name(file)]
+    outside = [file for file in places.values() if not isinstance(file, str) or not is_plain_name(file)]
     if outside:
         found = ", ".join(sorted({repr(file) for file in outside[:_MAX_LISTED]}))
         raise _unreadable(index, "names of files in its directory", f"{found}, outside its directory")
     return dict(places)
 
 
-def _is_plain_name(file: str) -> bool:
-    """Whether a name, on any system, is that of a file in its directory."""
-    return file not in ("", ".", "..") and not any(mark in file for mark in "/\\\0")
+def is_plain_name(file: str) -> bool:
+    """Whether a name, on any system, can be that of a file in its directory."""
+    return (
+        len(file) <= _MAX_NAME and file not in ("", ".", "..") and not any(mark in file for mark in "/\\\0")
+    )
 
 
 def _unreadable(index: Path, expected: str, found: str) -> CheckpointError:

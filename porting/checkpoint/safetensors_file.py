@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from functools import partial
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,9 @@ def _tensors_of(path: Path) -> dict[str, LazyTensor]:
     for name in sorted(header):
         entry = header[name]
         dtype, shape = DTYPES.get(entry["dtype"], _UNREADABLE), tuple(entry["shape"])
+        # NumPy has no such arrays, not even empty ones.
+        if len(shape) > _MAX_RANK or prod(size or 1 for size in shape) * dtype.itemsize >= 1 << 63:
+            raise _unreadable(path, f"{name} of shape {list(shape[: _MAX_RANK + 1])}")
         first, last = (start + offset for offset in entry["data_offsets"])
         if dtype == _UNREADABLE:
             refuse = partial(_refuse, path, name, entry["dtype"])

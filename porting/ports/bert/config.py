@@ -34,6 +34,8 @@ TO_GOOGLE: dict[str, str | None] = {
 }
 # All published BERTs have heads of this size.
 _HEAD_SIZE = 64
+# Far beyond every model: a config that asks for more is answered at once, not when memory is used up.
+_MAX_SIZE, _MAX_LAYERS = 1 << 24, 1 << 12
 
 
 @dataclass(frozen=True)
@@ -180,12 +182,17 @@ def _checked(values: Mapping[str, Any], origin: str) -> Config:
         if type(values.get(name)) is not int or values[name] < 1
     ]
     problems += [
+        Problem(name, f"at most {largest}", repr(values[name]))
+        for name, largest in {**dict.fromkeys(_SIZES, _MAX_SIZE), "num_hidden_layers": _MAX_LAYERS}.items()
+        if not problems and values[name] > largest
+    ]
+    problems += [
         Problem(name, "a number", repr(values[name]))
         for name in _RATES
         if name in values and type(values[name]) not in (int, float)
     ]
     act = values.get("hidden_act", "gelu_new")
-    if act not in TO_GOOGLE:
+    if str(act) not in TO_GOOGLE:
         problems.append(Problem("hidden_act", f"one of {', '.join(TO_GOOGLE)}", repr(act)))
     if not problems and values["hidden_size"] % values["num_attention_heads"]:
         problems.append(
@@ -228,6 +235,11 @@ def infer_config(shapes: Mapping[str, Shape], given: Mapping[str, Any] | None = 
         for size, (name, _) in _SHAPES.items()
         if len(shapes.get(name, ())) != 2
     ]
+    problems += [
+        Problem(name, "a size above 0", f"{shapes[name]}")
+        for name in dict.fromkeys(name for name, _ in _SHAPES.values())
+        if not problems and 0 in shapes[name]
+    ]
     if problems:
         raise ConfigError("The config cannot be inferred from these variables.", problems=problems)
     found = {size: shapes[name][axis] for size, (name, axis) in _SHAPES.items()}
@@ -263,7 +275,7 @@ def has_heads(names: Iterable[str]) -> bool:
 
 
 def _layers(names: Iterable[str]) -> list[int]:
-    matches = (re.match(r"bert/encoder/layer_(\d+)/", name) for name in names)
+    matches = (re.match(r"bert/encoder/layer_([0-9]{1,9})/", name) for name in names)
     return [int(match[1]) for match in matches if match]
 
 
@@ -289,7 +301,7 @@ def config_from_json(content: Mapping[str, Any]) -> Config:
     _check_fixed(content, "The config.json")
     architectures = content.get("architectures") or ["BertForPreTraining"]
     known = {"BertForPreTraining": True, "BertModel": False}
-    if len(architectures) != 1 or architectures[0] not in known:
+    if not isinstance(architectures, list) or [*map(str, architectures)] not in [[name] for name in known]:
         problem = Problem("architectures", f"one of {', '.join(known)}", f"{architectures}")
         raise ConfigError("The config.json is of a model that this port does not have.", problems=[problem])
     given = {name: content[name] for name in _FIELDS if name in content}

@@ -15,6 +15,8 @@ from typing import Any
 
 from porting.errors import ConfigError, Problem
 from porting.ports.t5.layer_specs import (
+    MAX_EXPERTS,
+    MAX_LAYERS,
     SPECS,
     FeedForwardSpec,
     LayerSpec,
@@ -152,6 +154,10 @@ class StackSpec:
             yield Problem("positions", f"one of {', '.join(map(str, POSITIONS))}", repr(self.positions))
         if self.positions:
             yield from positive({"max_length": self.max_length})
+        if not wrong and len(self.layers) * self.num_blocks > MAX_LAYERS:
+            wrong.append(Problem("num_blocks", "", ""))
+            found = f"{self.num_blocks} of {len(self.layers)}"
+            yield Problem("num_blocks", f"at most {MAX_LAYERS} layers in all", found)
         if self.layer_names and len(self.layer_names) != len(self.layers):
             wrong.append(Problem("layer_names", "", ""))
             yield Problem("layer_names", f"{len(self.layers)} names", f"{len(self.layer_names)}")
@@ -224,6 +230,14 @@ class Architecture:
             memory = [spec.kind for spec in stack.layers if reads_memory(spec)]
             if memory and (name == "encoder" or self.encoder is None):
                 yield Problem(f"{name}.layers", "no attention to an encoder here", ", ".join(memory))
+        experts = sum(
+            spec.num_experts * stack.num_blocks
+            for stack in self.stacks.values()
+            for spec in stack.layers
+            if isinstance(spec, MixtureSpec) and not [*stack.problems()]
+        )
+        if experts > MAX_EXPERTS:
+            yield Problem("num_experts", f"at most {MAX_EXPERTS} in all layers", f"{experts}")
         positional = [stack.positions for stack in self.stacks.values() if stack.positions]
         if "sinusoid" in positional and self.d_model % 2:
             yield Problem("d_model", "an even number, for sinusoids", f"{self.d_model}")

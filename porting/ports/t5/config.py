@@ -20,6 +20,7 @@ from porting.ports.t5.architecture import (
     loss_problems,
 )
 from porting.ports.t5.layer_specs import (
+    MAX_LAYERS,
     AttentionSpec,
     FeedForwardSpec,
     LayerSpec,
@@ -256,7 +257,10 @@ def sparse_pattern(layers: int, num_sparse: int) -> list[bool]:
 
 
 def _size_problems(config: EncoderDecoderConfig, required: tuple[str, ...]) -> Iterator[Problem]:
-    yield from positive({name: getattr(config, name) for name in (*required, "num_decoder_layers")})
+    sizes = {name: getattr(config, name) for name in (*required, "num_decoder_layers")}
+    depths = {name: sizes.pop(name) for name in list(sizes) if name.endswith("_layers")}
+    yield from positive(sizes)
+    yield from positive(depths, MAX_LAYERS)
     yield from loss_problems(config)
     yield from bucket_problems(config.relative_attention_num_buckets, config.relative_attention_max_distance)
 

@@ -14,7 +14,7 @@ from porting.gin_file import Reference, read_gin
 from porting.mapping import Shape
 from porting.ports.t5.architecture import UNPADDED_VOCABULARIES, Architecture, StackSpec
 from porting.ports.t5.gin_layers import GinReader, as_list, read_layer
-from porting.ports.t5.layer_specs import SPECS
+from porting.ports.t5.layer_specs import MAX_LAYERS, SPECS
 from porting.ports.t5.rules import is_weight
 
 # configurable, parameter, the value that the port computes with (also Mesh's default), and why no other.
@@ -100,9 +100,9 @@ def _has_two_stacks(reader: GinReader) -> bool:
     model_type = reader.get("", "run", "model_type")
     if model_type is None:
         return any(name.startswith("encoder/") or "EncDecAttention/" in name for name in reader.shapes)
-    if model_type not in _MODEL_TYPES:
+    if str(model_type) not in _MODEL_TYPES:
         reader.refuse("run.model_type", f"one of {', '.join(_MODEL_TYPES)}", repr(model_type))
-    return _MODEL_TYPES.get(model_type, True)
+    return _MODEL_TYPES.get(str(model_type), True)
 
 
 def _read_model(reader: GinReader, stacks: Mapping[str, StackSpec | None]) -> dict[str, Any]:
@@ -183,7 +183,13 @@ def _read_stack(reader: GinReader, stack: str) -> StackSpec | None:
     layers = reader.get(stack, "make_layer_stack", "layers")
     if layers is None:  # a file that was written by hand, for defaults.gin to complete
         layers = [Reference(name) for name in _USUAL_LAYERS[stack]]
-    parsed = [read_layer(reader, stack, layer) for layer in as_list(layers)]
+    listed = as_list(layers)
+    if len(listed) > MAX_LAYERS:
+        reader.refuse(
+            f"{stack}/make_layer_stack.layers".lstrip("/"), f"at most {MAX_LAYERS}", f"{len(listed)}"
+        )
+        return None
+    parsed = [read_layer(reader, stack, layer) for layer in listed]
     autoregressive = stack == "decoder" or (not stack and _is_autoregressive(reader))
     positions = None
     if reader.get(stack, "Unitransformer", "sinusoid_positional_embedding", False):

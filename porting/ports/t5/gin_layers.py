@@ -135,9 +135,9 @@ class _LayerReader:
 def _read_attention(layer: _LayerReader) -> LayerSpec:
     for parameter, wanted in _FIXED_IN_ATTENTION:
         layer.fixed(parameter, wanted)
-    given = set(layer.get("attention_kwargs", None) or {}) - {"dropout_broadcast_dims"}
-    if given:
-        layer.reader.refuse(layer.key("attention_kwargs"), "nothing", ", ".join(sorted(given)))
+    given = layer.get("attention_kwargs", None) or {}
+    if not isinstance(given, dict) or set(given) - {"dropout_broadcast_dims"}:
+        layer.reader.refuse(layer.key("attention_kwargs"), "nothing", repr(given))
     return AttentionSpec(
         kind=layer.kind,
         num_heads=layer.get("num_heads", 8),
@@ -168,7 +168,7 @@ def _read_talking_heads(layer: _LayerReader) -> LayerSpec:
         value_heads=dims("value_heads_dims"),
         d_k=layer.get("key_size", 64),
         d_v=layer.get("value_size", 64),
-        dynamic_projections=tuple(layer.get("dynamic_projections", None) or ()),
+        dynamic_projections=tuple(as_list(layer.get("dynamic_projections", None) or ())),
         **layer.relative(),
     )
 
@@ -199,7 +199,7 @@ def _read_mixture(layer: _LayerReader) -> LayerSpec:
         )
     if gating == "top_n":
         layer.fixed("use_second_place_loss", False)
-    per_token = {"top_n": ("top_n_num_experts_per_token", 3), "ntlb": ("ntlb_top_k", 4)}.get(gating)
+    per_token = {"top_n": ("top_n_num_experts_per_token", 3), "ntlb": ("ntlb_top_k", 4)}.get(str(gating))
     return MixtureSpec(
         num_experts=layer.get("num_experts", 16),
         d_ff=layer.get("hidden_size", 4096),

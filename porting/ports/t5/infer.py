@@ -14,6 +14,7 @@ from typing import Any
 from porting.errors import ConfigError
 from porting.mapping import Shape
 from porting.port import ResolvedConfig
+from porting.ports.t5.answers import answer_problems
 from porting.ports.t5.architecture import UNPADDED_VOCABULARIES, Architecture, StackSpec
 from porting.ports.t5.infer_layers import Heads, Reading, layer_spec
 from porting.ports.t5.layer_specs import (
@@ -42,7 +43,8 @@ def infer_config(shapes: Mapping[str, Shape], answers: Mapping[str, Any] | None 
     """
     weights = {name: shape for name, shape in shapes.items() if is_weight(name)}
     reading = Reading(weights, answers or {})
-    architecture = _architecture(reading)
+    reading.problems += answer_problems(reading.answers)
+    architecture = None if reading.problems else _architecture(reading)
     if reading.problems or architecture is None:
         raise ConfigError(
             "The configuration cannot be inferred from the variables.",

@@ -76,7 +76,7 @@ class Heads:
         for layer in layers:
             for prefix in ("", "enc_dec_"):
                 name = f"{scope}/{layer.scope}/{layer.kind}/{prefix}relative_attention_bias"
-                if name in reading.shapes:
+                if reading.shapes.get(name):  # one without axes tells nothing
                     self.tables[f"{layer.scope}/{layer.kind}"] = reading.shapes[name]
         scopes = "|".join(map(re.escape, all_scopes))
         self.by_width: dict[int, tuple[int, ...]] = {}
@@ -171,8 +171,11 @@ def _attention(reading: Reading, path: str, layer: SourceLayer, heads: Heads) ->
                 expected = f"[d_model, a multiple of {math.prod(dims)} heads]"
                 reading.refuse(f"{path}/q", expected, f"{query}")
             return None
-        d_kv = query[1] // math.prod(dims)
+        d_kv = query[1] // max(1, math.prod(dims))
     num_heads = math.prod(dims)
+    if num_heads < 1 or d_kv < 1:
+        reading.refuse(f"{path}/q", "heads, and a width for each", f"{query}: {num_heads} of {d_kv}")
+        return None
     memory_heads = math.prod(memory[1:]) // d_kv
     relative: dict[str, Any]
     if contextual:
@@ -263,10 +266,11 @@ def _feed_forward(reading: Reading, path: str) -> FeedForwardSpec | None:
 def _mixture(reading: Reading, path: str) -> MixtureSpec | None:
     inner = next(iter(reading.find(rf"{re.escape(path)}/(?:wi|wi_0)/kernel").values()), ())
     gating = next((g for g in GATINGS if f"{path}/{g}_gating/kernel" in reading.shapes), None)
-    if len(inner) != 3 or gating is None:
-        reading.refuse(path, "experts wi/kernel [experts, d_model, d_ff] and a gating kernel", f"{inner}")
+    router = reading.shapes.get(f"{path}/{gating}_gating/kernel", ())
+    if len(inner) != 3 or gating is None or len(router) != 2:
+        expected = "experts wi/kernel [experts, d_model, d_ff] and a gating kernel [d_model, experts]"
+        reading.refuse(path, expected, f"{inner} and {router}")
         return None
-    router = reading.shapes[f"{path}/{gating}_gating/kernel"]
     usual = MixtureSpec(num_experts=1, d_ff=1)
     why = (
         "experts filled in groups of 1024 tokens (moe_group_size) with up to twice their share"

@@ -8,13 +8,20 @@ moe.py, and so the scope of its variables. Heads are named dimensions, as there:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
 from porting.errors import Problem
 
 Dims = tuple[tuple[str, int], ...]
+
+# Far beyond every model, and small enough that a model of such sizes can be described, if not held: a config
+# that asks for more is answered at once, instead of when memory is used up.
+MAX_SIZE = 1 << 24
+MAX_HEADS = 1 << 12
+MAX_LAYERS = 1 << 12
+MAX_EXPERTS = 1 << 16
 
 # Functions of one tensor that Mesh offers by name, for the feed-forward layer; "linear" is none.
 ACTIVATIONS = (
@@ -98,11 +105,13 @@ def kind_problems(spec: Any) -> list[Problem]:
     return problems
 
 
-def positive(values: dict[str, object]) -> Iterator[Problem]:
-    """A problem for each value that is not a positive integer."""
+def positive(values: Mapping[str, object], largest: int = MAX_SIZE) -> Iterator[Problem]:
+    """A problem for each value that is not a positive integer, or larger than any model's."""
     for name, value in values.items():
         if type(value) is not int or value < 1:
             yield Problem(name, "a positive integer", repr(value))
+        elif value > largest:
+            yield Problem(name, f"at most {largest}", repr(value))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +161,7 @@ class AttentionSpec(RelativePositions):
             yield from wrong
             return
         yield from positive({"num_heads": self.num_heads, "d_kv": self.d_kv})
+        yield from positive({"num_heads * d_kv": max(1, self.num_heads * self.d_kv)})
         memory = self.num_memory_heads
         if memory < 0 or (memory and self.num_heads % memory):
             yield Problem("num_memory_heads", f"0, 1 or a divisor of {self.num_heads} heads", repr(memory))
@@ -199,6 +209,7 @@ class TalkingHeadsSpec(RelativePositions):
         yield from positive({"d_k": self.d_k, "d_v": self.d_v})
         for name in ("key_heads", "softmax_heads", "value_heads"):
             yield from positive({f"{name}.{dim}": n for dim, n in getattr(self, name)})
+            yield from positive({f"{name}, all": max(1, size(getattr(self, name)))}, MAX_HEADS)
         unknown = [name for name in self.dynamic_projections if name not in DYNAMIC_PROJECTIONS]
         if unknown:
             yield Problem("dynamic_projections", f"of {', '.join(DYNAMIC_PROJECTIONS)}", f"{unknown}")

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from porting.config_file import read_json_config
+from porting.config_file import read_config_text, read_json_config
 from porting.mapping import Shape
 from porting.port import Port, ResolvedConfig
 from porting.ports.t5.architecture import MODEL_TYPE
@@ -17,6 +17,7 @@ from porting.ports.t5.from_gin import config_from_gin
 from porting.ports.t5.infer import infer_config
 from porting.ports.t5.original_format import MESH
 from porting.ports.t5.parameters import parameter_shapes
+from porting.ports.t5.proportion import check_proportion
 from porting.ports.t5.revealing import fit_ids, revealing_ids
 from porting.ports.t5.rules import recognises, rules
 from porting.ports.t5.spelling import spelling
@@ -41,9 +42,15 @@ def read_config(path: Path, shapes: Mapping[str, Shape]) -> ResolvedConfig:
     What a config.json leaves open is inferred from the variables, so that one line is enough to override an
     assumption: {"feed_forward_proj": "gated-silu"}.
     """
+    resolved = _read_config(path, shapes)
+    check_proportion(resolved.config.architecture, shapes)
+    return resolved
+
+
+def _read_config(path: Path, shapes: Mapping[str, Shape]) -> ResolvedConfig:
     if path.suffix != ".json":
         config, assumed = config_from_gin(path, shapes)
-        text = path.read_text(encoding="utf-8")
+        text = read_config_text(path)
         return ResolvedConfig(config, origin=str(path), assumed=assumed, original_text=text)
     content = read_json_config(path)
     if content.get("model_type") == MODEL_TYPE or all(name in content for name in REQUIRED):

@@ -43,7 +43,7 @@ def source_layers(names: Sequence[str], stack_scope: str) -> list[SourceLayer] |
         stack_scope: scope of the stack, `encoder`.
     """
     kinds = "|".join(SPECS)
-    pattern = re.compile(rf"{re.escape(stack_scope)}/((?:block_(\d+)/)?([^/]+))/({kinds})/.*")
+    pattern = re.compile(rf"{re.escape(stack_scope)}/((?:block_([0-9]{{1,9}})/)?([^/]+))/({kinds})/.*")
     found: dict[str, SourceLayer] = {}
     for name in names:
         if match := pattern.fullmatch(name):
@@ -58,7 +58,7 @@ def source_layers(names: Sequence[str], stack_scope: str) -> list[SourceLayer] |
 
 def _order(layer: SourceLayer) -> tuple[int, int]:
     """Block, and number in the block; layers that were given names come in the usual order of kinds."""
-    numbered = re.fullmatch(r"layer_(\d+)", layer.name)
+    numbered = re.fullmatch(r"layer_([0-9]{1,9})", layer.name)
     usual = next(i for i, kind in enumerate(_USUAL_ORDER) if layer.kind.endswith(kind))
     return layer.block or 0, int(numbered[1]) if numbered else usual
 

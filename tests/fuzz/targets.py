@@ -1,0 +1,7 @@
+"""All fuzz targets by name."""
+
+from __future__ import annotations
+
+from tests.fuzz import bundles, configs, files
+
+TARGETS = {target.name: target for module in (bundles, configs, files) for target in module.TARGETS}
