@@ -28,6 +28,8 @@ from porting.errors import CheckpointError, Problem
 FORMAT = "safetensors"
 SUFFIX = ".safetensors"
 INDEX_SUFFIX = ".safetensors.index.json"
+# NumPy 1's limit on axes.
+_MAX_RANK = 32
 DTYPES: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),
     "F32": np.dtype("<f4"),

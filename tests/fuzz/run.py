@@ -59,7 +59,8 @@ def _run(name: str, options: argparse.Namespace) -> bool:
         (corpus / f"seed-{i}").write_bytes(seed)
     command = [
         sys.executable, "-W", "ignore", "-m", "tests.fuzz.run", _INSIDE, name,
-        f"-max_total_time={options.seconds}", f"-rss_limit_mb={MEMORY_MB}", "-timeout=20", "-print_final_stats=1",
+        f"-max_total_time={options.seconds}", f"-rss_limit_mb={MEMORY_MB}", "-timeout=20",
+        "-print_final_stats=1",
         "-max_len=20000", f"-artifact_prefix={findings}/", str(corpus),
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
