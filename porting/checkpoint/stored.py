@@ -107,6 +107,11 @@ class StoredBytes:
             crc = google_crc32c.extend(crc, piece)
         self._verify(crc)
 
+    def require_file(self) -> None:
+        """Raise CheckpointError unless the file has so many bytes: before memory is taken for them."""
+        if self.nbytes and self.offset + self.nbytes > self.file().nbytes():
+            raise _truncated(self.file(), self.offset + self.nbytes, self.needed_by)
+
     def _fill(self, piece: Bytes, start: int) -> None:
         file = self.file()
         count = file.read_into(piece, self.offset + start)
@@ -130,9 +135,7 @@ def read_stored(stored: StoredBytes, dtype: np.dtype[Any], shape: tuple[int, ...
     Raises:
         CheckpointError: as `StoredBytes.pieces` does.
     """
-    # Before anything of the claimed size is allocated: is there a file of that size?
-    if stored.nbytes and stored.offset + stored.nbytes > stored.file().nbytes():
-        raise _truncated(stored.file(), stored.offset + stored.nbytes, stored.needed_by)
+    stored.require_file()
     values = np.empty(stored.nbytes, np.uint8)
     stored.read_into(values)
     values.flags.writeable = False

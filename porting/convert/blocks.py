@@ -7,13 +7,16 @@ tiles.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from math import prod
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
+Bytes = npt.NDArray[np.uint8]
 
 STRIP_BYTES = 4 << 20
 """What is in hand at a time of a tensor that is written or compared."""
@@ -21,6 +24,26 @@ STRIP_BYTES = 4 << 20
 _TILE_ROWS, _TILE_COLUMNS = 256, 256
 # Odd rows in the scratch tile, so that a column of it does not fall on one place of the cache.
 _PADDING = 16
+
+
+_local = threading.local()
+
+
+def scratch(use: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """An array to write into, which this thread gets again when it next asks for the same use.
+
+    Fresh memory is cleared by the system, page by page, when it is first touched: of arrays of some megabytes
+    that takes as long as filling them.
+
+    Args:
+        use: what for; never ask for one whose array is still in use.
+        shape, dtype: of the array.
+    """
+    held: dict[str, Array] = _local.__dict__
+    nbytes = prod(shape) * dtype.itemsize
+    if use not in held or len(held[use]) < nbytes:
+        held[use] = np.empty(nbytes, np.uint8)
+    return held[use][:nbytes].view(dtype).reshape(shape)
 
 
 def strips(array: Array) -> Iterator[slice]:
@@ -48,12 +71,12 @@ def copy_into(target: Array, values: Array) -> None:
 def _transpose_into(target: Array, matrix: Array) -> None:
     """target[i, j] = matrix[j, i]."""
     rows, columns = target.shape
-    scratch = np.empty((_TILE_COLUMNS, _TILE_ROWS + _PADDING), target.dtype)
+    padded = scratch("tile", (_TILE_COLUMNS, _TILE_ROWS + _PADDING), target.dtype)
     for top in range(0, rows, _TILE_ROWS):
         bottom = min(rows, top + _TILE_ROWS)
         for left in range(0, columns, _TILE_COLUMNS):
             right = min(columns, left + _TILE_COLUMNS)
-            tile = scratch[: right - left, : bottom - top]
+            tile = padded[: right - left, : bottom - top]
             np.copyto(tile, matrix[left:right, top:bottom])
             target[top:bottom, left:right] = tile.T
 
@@ -67,17 +90,25 @@ def same_bits(one: Array, other: Array) -> bool:
     """
     if one.shape != other.shape or one.dtype != other.dtype:
         return False
-    one, other = _bits(one), _bits(other)
-    return all(bool(np.array_equal(_contiguous(one[part]), _contiguous(other[part]))) for part in strips(one))
+    one, other = np.atleast_1d(one), np.atleast_1d(other)
+    return all(
+        same_bytes(row_major(one[part], "one strip"), row_major(other[part], "another"))
+        for part in strips(one)
+    )
 
 
-def _bits(array: Array) -> Array:
-    return np.atleast_1d(array).view(np.dtype(f"u{array.itemsize}"))
+def same_bytes(one: Bytes, other: Bytes) -> bool:
+    """Whether two arrays of bytes, contiguous and of one length, are equal."""
+    whole = len(one) // 8 * 8
+    words, others = one[:whole].view(np.uint64), other[:whole].view(np.uint64)
+    differ = np.not_equal(words, others, out=scratch("differing", words.shape, np.dtype(bool)))
+    return not differ.any() and bool(np.array_equal(one[whole:], other[whole:]))
 
 
-def _contiguous(array: Array) -> Array:
-    if array.flags.c_contiguous:
-        return array
-    copy = np.empty(array.shape, array.dtype)
-    copy_into(copy, array)
-    return copy
+def row_major(array: Array, use: str) -> Bytes:
+    """The bytes of an array in row-major order: its own, or, of other strides, a copy in `scratch(use)`."""
+    if not array.flags.c_contiguous:
+        copy = scratch(use, array.shape, array.dtype)
+        copy_into(copy, array)
+        array = copy
+    return array.reshape(-1).view(np.uint8)

@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from porting.checkpoint import Checkpoint
 from porting.checkpoint.stored import PIECE_BYTES
-from porting.convert.blocks import copy_into, same_bits, strips
+from porting.convert.blocks import row_major, same_bits, same_bytes, scratch, strips
 from porting.convert.dtypes import cast
 from porting.convert.layout import FileLayout, TensorSpec
 from porting.convert.verify import holds_its_sources
@@ -194,15 +194,15 @@ class _Place:
 
     def put(self, data: npt.NDArray[np.uint8], at: int) -> bool:
         """Write bytes at a distance from the tensor's first; False if they were there already."""
-        if self._go_on and np.array_equal(self.get(at, len(data)), data):
+        if self._go_on and same_bytes(self.get(at, len(data)), data):
             return False
         _write(self._descriptor, data, self._offset + at)
         self._syncer.wrote(len(data))
         return True
 
     def get(self, at: int, count: int) -> npt.NDArray[np.uint8]:
-        """Read bytes back."""
-        data = np.empty(count, np.uint8)
+        """Read bytes back, into this thread's scratch memory."""
+        data = scratch("read back", (count,), np.dtype(np.uint8))
         done = 0
         while done < count:
             step = os.preadv(self._descriptor, [data[done:].data], self._offset + at + done)
@@ -248,12 +248,12 @@ def _pass_through(
     """Copy values piece by piece."""
     tensor = checkpoint.tensors[entry.sources[0]]
     assert tensor.stored is not None
-    buffer = np.empty(PIECE_BYTES, np.uint8)
+    buffer = scratch("piece", (PIECE_BYTES,), np.dtype(np.uint8))
     crc, at, kept = 0, 0, True
     for piece in tensor.stored.pieces(buffer):
         data = cast(piece.view(tensor.dtype), spec.dtype, spec.name).view(np.uint8)
         kept &= not place.put(data, at)
-        if verify and not np.array_equal(place.get(at, len(data)), data):
+        if verify and not same_bytes(place.get(at, len(data)), data):
             raise _not_as_written(spec.name)
         crc = google_crc32c.extend(crc, data)
         at += len(data)
@@ -267,12 +267,7 @@ def _write_made(array: Array, spec: TensorSpec, place: _Place) -> Written:
     values = np.atleast_1d(array)
     crc, at, kept = 0, 0, True
     for part in strips(values):
-        strip = cast(values[part], spec.dtype, spec.name)
-        if not strip.flags.c_contiguous:
-            contiguous = np.empty(strip.shape, strip.dtype)
-            copy_into(contiguous, strip)
-            strip = contiguous
-        data = strip.reshape(-1).view(np.uint8)
+        data = row_major(cast(values[part], spec.dtype, spec.name), "written")
         kept &= not place.put(data, at)
         crc = google_crc32c.extend(crc, data)
         at += len(data)
@@ -293,12 +288,20 @@ class _Reader:
     def __init__(self, checkpoint: Checkpoint, group: Sequence[PlanEntry]) -> None:
         self._checkpoint = checkpoint
         self._uses = Counter(name for entry in group for name in entry.sources)
+        self._alone = len(self._uses) == 1
         self._held: dict[str, Array] = {}
 
     def read(self, name: str) -> Array:
         """Verified values."""
         if name not in self._held:
-            self._held[name] = self._checkpoint.tensors[name].read()
+            tensor = self._checkpoint.tensors[name]
+            if self._alone and tensor.stored is not None:
+                tensor.stored.require_file()
+                values = scratch("source", tensor.shape, tensor.dtype)
+                tensor.stored.read_into(values.reshape(-1).view(np.uint8))
+                self._held[name] = values
+            else:
+                self._held[name] = tensor.read()
         return self._held[name]
 
     def done_with(self, entry: PlanEntry) -> None:
