@@ -270,6 +270,13 @@ def test_a_checkpoint_of_the_original_is_known_as_one(tmp_path: Path) -> None:
         plan_write_back(source, plan, "mesh")
 
 
+def test_a_checkpoint_of_tensorflow_is_no_model_directory(tmp_path: Path) -> None:
+    """One that no port recognises is not taken for what a config.json beside it says."""
+    (tmp_path / "config.json").write_text(json.dumps(SMALL.to_json()))
+    with pytest.raises(ConfigError, match="No installed port recognises this checkpoint"):
+        resolve_source(of_mesh({"dense/kernel": (3, 4)}, tmp_path))
+
+
 def test_the_original_of_another_name_is_not_known(tmp_path: Path) -> None:
     _, source, plan = planned(saved(tmp_path, T5))
     with pytest.raises(InputError, match="Known: mesh"):

@@ -21,7 +21,7 @@ from porting.ports.t5.port import PORT
 from porting.ports.t5.presets import PRESETS, preset, with_layers
 from porting.ports.t5.rules import is_weight, rules
 from porting.ports.t5.variables import variables
-from tests.ports.t5.family import FAMILY, LEARNED, MEMORY, OWN, SPANS, two_stacks
+from tests.ports.t5.family import DENSE, FAMILY, LEARNED, MEMORY, OWN, SPANS, two_stacks
 from tests.ports.t5.mesh_variables import SMALL, V1_1, mesh_shapes
 
 CONFIGS: dict[str, Config] = {
@@ -99,6 +99,12 @@ def test_variables_of_another_model_change_nothing() -> None:
     other = two_stacks(OWN, replace(MEMORY, shared_kv=True))
     assert located(SMALL, variables(other)) is SMALL
     assert located(SMALL, {"embedding": (3, 4)}) is SMALL
+    # As many layers, repeated otherwise: one block of unlike layers is not two blocks alike.
+    plain = two_stacks()
+    assert plain.encoder
+    unlike = (*plain.encoder.layers, OWN, replace(DENSE, d_ff=21))
+    mixed = replace(plain, encoder=replace(plain.encoder, layers=unlike, num_blocks=1))
+    assert located(mixed, variables(plain)) is mixed
 
 
 def test_the_port_says_what_mesh_restores() -> None:
