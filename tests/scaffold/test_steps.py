@@ -258,6 +258,7 @@ def test_what_a_port_raises_is_told_with_the_step_and_its_file(
 def test_a_step_that_does_not_apply_is_declared_and_not_passed(
     settings: PortSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("porting.scaffold.work.port_named", lambda _name: replace(T5, tokenizer=None))
     settings = replace(settings, not_applicable={"tokenizer": "it reads pixels"})
     result = steps_of(settings, monkeypatch, {}).result("tokenizer")
     assert (result.status, result.message) == ("not applicable", "it reads pixels")

@@ -153,8 +153,8 @@ def test_any_text_is_read_as_the_original_reads_it(name: str) -> None:
     @settings(max_examples=300, deadline=None, derandomize=True)
     @example("e\u0302\u0301\u0323 \u1112\u1161\u11ab \uff8a\uff9e")
     def check(text: str) -> None:
-        if text.strip(" \t\r\n\u3000\u00a0\u200b") in CONTROLS:
-            return
+        if sentencepiece.normalize(text).strip("\u2581 ") in CONTROLS:
+            return  # see the test below
         expected, ids = sentencepiece.encode(text), made.encode(text, add_special_tokens=False).ids
         assert ids == expected or tied(ids, expected)
 
