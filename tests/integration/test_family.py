@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -21,10 +22,14 @@ from porting.errors import ConfigError
 from porting.original import Original
 from porting.ports.t5.decode import decode_with_original
 from porting.ports.t5.from_gin import config_from_gin
+from porting.ports.t5.infer import infer_config
 from porting.ports.t5.layer_specs import ACTIVATIONS
+from porting.ports.t5.located import located
 from porting.ports.t5.port import PORT
+from porting.ports.t5.rules import is_weight
 from porting.ports.t5.spelling import same_model
 from porting.ports.t5.to_gin import gin_from_config
+from porting.ports.t5.variables import variables
 from porting.references.process import ReferenceProcess
 from porting.source import variable_shapes
 from tests.integration.conftest import SMALL, V1_0, V1_1, MakeCheckpoint
@@ -460,6 +465,56 @@ def test_the_config_can_be_written_for_the_original(ported: Ported, tmp_path: Pa
     (tmp_path / "operative_config.gin").write_text(text)
     again, _ = config_from_gin(tmp_path / "operative_config.gin", shapes)
     assert again == config
+
+
+# config.json says these in transformers' terms, which leave out how the variables lie.
+LAYOUT_LOST = ("three-dimensional weights", "no scopes of blocks")
+
+
+def restored_bits(checkpoint: Path) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
+    """Of every variable what TensorFlow restores: dtype, shape, bytes."""
+    tensorflow = pytest.importorskip("tensorflow")
+    reader = tensorflow.train.load_checkpoint(str(checkpoint))
+    kinds = reader.get_variable_to_dtype_map()
+    return {
+        name: (kinds[name].name, tuple(shape), reader.get_tensor(name).tobytes())
+        for name, shape in reader.get_variable_to_shape_map().items()
+    }
+
+
+def test_the_way_back_gives_mesh_what_mesh_had(
+    ported: Ported, running: ReferenceProcess, tmp_path: Path
+) -> None:
+    """TensorFlow restores every bit, and Mesh, told by our own config text, computes every bit again."""
+    model = tmp_path / "model"
+    shutil.copytree(ported.conversion.output, model)
+    manifest = json.loads((model / "porting.json").read_text())
+    manifest["original"]["config"] = None  # so that the text is made from config.json
+    (model / "porting.json").write_text(json.dumps(manifest))
+    back = convert_checkpoint(model, tmp_path / "back", to="mesh")
+    assert back.verified
+
+    first, again = restored_bits(ported.checkpoint), restored_bits(back.output)
+    assert again == {name: bits for name, bits in first.items() if is_weight(name) or name == "global_step"}
+    with Original(back.output, process=running) as original:
+        trace = original.run(ported.trace.inputs)
+    assert [tensor.name for tensor in trace.tensors] == [tensor.name for tensor in ported.trace.tensors]
+    for tensor in ported.trace.tensors:
+        np.testing.assert_array_equal(trace[tensor.name], ported.trace[tensor.name], tensor.name)
+
+
+def test_the_config_tells_how_mesh_calls_everything(ported: Ported) -> None:
+    """Where nobody remembers it: from gin, from a model directory's config.json, and inferred."""
+    shapes = variable_shapes(open_checkpoint(ported.checkpoint))
+    weights = {name: shape for name, shape in shapes.items() if is_weight(name)}
+    config = ported.conversion.resolved.config
+    assert variables(config) == weights
+    saved = PORT.config_from_json(json.loads((ported.conversion.output / "config.json").read_text()))
+    lost = any(VARIANTS[name] is ported.variant for name in LAYOUT_LOST)
+    assert (variables(saved) == weights) != lost
+    assert variables(located(saved, weights)) == weights
+    if ported.variant.answers is not None:
+        assert variables(infer_config(weights, ported.variant.answers).config) == weights
 
 
 def test_the_documentation_lists_these_variants() -> None:
