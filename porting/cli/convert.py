@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -101,6 +102,8 @@ def convert_checkpoint_command(
     if source is None or output_dir is None:
         missing = "SOURCE" if source is None else "OUTPUT_DIR"
         raise click.UsageError(f"Missing argument '{missing}'.")
+    # Nothing multiplies matrices here, and the threads that NumPy starts for it spin while they wait.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     output = Output(style)
     with reporting_errors(output, debug):
         from porting.convert import convert_checkpoint

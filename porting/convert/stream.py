@@ -32,12 +32,12 @@ from porting.mapping import PlanEntry
 
 Array = npt.NDArray[Any]
 
-WORKERS = 2
+WORKERS = 3
 IN_HAND_BYTES = 320 << 20
 """Sources and outputs of the tensors in hand; one that is larger is worked on alone."""
 
-# So much is written before the disk is told to begin with it; a final sync of everything would be waited for.
-_SYNC_BYTES = 128 << 20
+# So much is written before it is brought to the disk and let go of; the work does not wait for that.
+_SYNC_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -87,8 +87,9 @@ def write_tensors(
     with ExitStack() as stack:
         files = [stack.enter_context(_open(directory / file.name, file, go_on=go_on)) for file in layout]
         syncer = stack.enter_context(_Syncer(files))
+        writing = threading.Lock()  # the system lets one thread write at a time, and others spin
         places = {
-            spec.name: _Place(descriptor, offset, syncer, go_on)
+            spec.name: _Place(descriptor, offset, writing, syncer, go_on)
             for descriptor, file in zip(files, layout, strict=True)
             for spec, offset in zip(file.specs, file.offsets(), strict=True)
         }
@@ -188,15 +189,18 @@ def _as_it_lies(entry: PlanEntry, checkpoint: Checkpoint) -> bool:
 class _Place:
     """Where one tensor lies in its file."""
 
-    def __init__(self, descriptor: int, offset: int, syncer: _Syncer, go_on: bool) -> None:
+    def __init__(
+        self, descriptor: int, offset: int, writing: threading.Lock, syncer: _Syncer, go_on: bool
+    ) -> None:
         self._descriptor, self._offset = descriptor, offset
-        self._syncer, self._go_on = syncer, go_on
+        self._writing, self._syncer, self._go_on = writing, syncer, go_on
 
     def put(self, data: npt.NDArray[np.uint8], at: int) -> bool:
         """Write bytes at a distance from the tensor's first; False if they were there already."""
         if self._go_on and same_bytes(self.get(at, len(data)), data):
             return False
-        _write(self._descriptor, data, self._offset + at)
+        with self._writing:
+            _write(self._descriptor, data, self._offset + at)
         self._syncer.wrote(len(data))
         return True
 
@@ -334,7 +338,11 @@ class _Budget:
 
 
 class _Syncer:
-    """Brings to the disk what is written while the rest is made."""
+    """Brings to the disk what is written while the rest is made, and out of the system's cache.
+
+    A large model would otherwise push everything else out of it. And a page that the system has to find first
+    takes longer than one it has just had back: on virtual machines, which give free memory away, ten times.
+    """
 
     def __init__(self, descriptors: Sequence[int]) -> None:
         self._descriptors = descriptors
@@ -363,5 +371,6 @@ class _Syncer:
             for descriptor in self._descriptors:
                 try:
                     os.fdatasync(descriptor)
+                    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
                 except OSError:
                     return  # the final sync says what is wrong
