@@ -32,7 +32,7 @@ from porting.mapping import PlanEntry
 
 Array = npt.NDArray[Any]
 
-WORKERS = 3
+WORKERS = min(4, os.cpu_count() or 1)
 IN_HAND_BYTES = 320 << 20
 """Sources and outputs of the tensors in hand; one that is larger is worked on alone."""
 
