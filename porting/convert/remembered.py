@@ -21,13 +21,13 @@ class Remembered:
 
     Attributes:
         variables: the weights: name -> shape.
-        more: values of small variables that are no weights, such as the step.
+        more: values of counters, such as the step.
         config: the config in the original's own language; None where there was none, or config.json is not
             what was made of it any more.
     """
 
     variables: Mapping[str, Shape]
-    more: Mapping[str, int | float]
+    more: Mapping[str, int]
     config: str | None
 
     def to_json(self) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def remember(checkpoint: Checkpoint, plan: Plan, more: Sequence[str], config: st
     Args:
         checkpoint: the original's.
         plan: of its conversion.
-        more: names of scalars whose values are kept if they are there.
+        more: names of counters, such as the step, whose values are kept if they are there.
         config: in the original's own language.
     """
     variables = {
@@ -54,7 +54,7 @@ def remember(checkpoint: Checkpoint, plan: Plan, more: Sequence[str], config: st
     for name in more:
         tensor = checkpoint.tensors.get(name)
         there = tensor is not None and all(path.exists() for path in tensor.files)
-        if tensor is not None and there and tensor.readable and not tensor.shape:
+        if tensor is not None and there and tensor.dtype.kind == "i" and not tensor.shape:
             values[name] = tensor.read().item()
     return Remembered(variables, values, config)
 
@@ -73,7 +73,9 @@ def remembered(directory: Path) -> Remembered | None:
         return None
     try:
         variables = {str(name): tuple(map(int, shape)) for name, shape in facts["variables"].items()}
-        more = {str(name): value for name, value in facts["more"].items() if isinstance(value, int | float)}
+        more = {str(name): value for name, value in facts["more"].items()}
+        if not all(type(value) is int and 0 <= value < 1 << 63 for value in more.values()):
+            raise ValueError(f"steps are counted from 0: {more}")
         made = {file["name"]: file.get("sha256") for file in manifest["files"]}
         unchanged = made.get(CONFIG) == file_sha256(directory / CONFIG)
         config = facts["config"] if unchanged else None

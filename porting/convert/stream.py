@@ -370,7 +370,8 @@ class _Syncer:
         while self._wanted.acquire() and not self._over:
             for descriptor in self._descriptors:
                 try:
-                    os.fdatasync(descriptor)
-                    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+                    os.fsync(descriptor)
+                    if hasattr(os, "posix_fadvise"):  # not on macOS
+                        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
                 except OSError:
                     return  # the final sync says what is wrong

@@ -57,6 +57,11 @@ def check_free(output: Path, *, force: bool, nbytes: int = 0) -> None:
                     f"The output directory {output} is not empty.",
                     remedy="Choose another, or replace the model in it with --force (other files are kept).",
                 )
+            if output.is_mount():
+                raise OutputError(
+                    f"The output {output} is where a disk is mounted, which cannot be renamed.",
+                    remedy=f"Choose a directory in it, such as {output / 'model'}.",
+                )
         elif output.exists() or output.is_symlink():
             raise OutputError(f"The output {output} is a file; a directory is needed.")
         parent = next(p for p in output.absolute().parents if p.exists())
@@ -76,6 +81,7 @@ def check_free(output: Path, *, force: bool, nbytes: int = 0) -> None:
 
 def unfinished_path(output: Path) -> Path:
     """Where the conversion to `output` is written."""
+    output = Path(os.path.realpath(output))  # beside the directory itself, not beside a link to it
     return output.parent / f"{output.name}{SUFFIX}"
 
 
@@ -91,7 +97,7 @@ def unfinished_directory(output: Path, *, replaced: Sequence[str], about: str) -
     Raises:
         OutputError: it cannot be written, or another process is writing it.
     """
-    output = output.absolute()
+    output = Path(os.path.realpath(output))
     made = [p for p in (output.parent, *output.parent.parents) if not p.exists()]
     path = unfinished_path(output)
     marker: IO[str] | None = None
@@ -145,9 +151,9 @@ def _lock(path: Path, output: Path) -> IO[str]:
     try:
         fcntl.flock(marker, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        marker.close()
         if error.errno not in (errno.EAGAIN, errno.EACCES):
-            raise
+            return marker  # a filesystem without locks
+        marker.close()
         raise OutputError(
             f"Another conversion is writing {output} at this moment.",
             remedy="Wait until it ends, or choose another output directory.",
@@ -185,9 +191,17 @@ def _keep_others(output: Path, path: Path, replaced: Sequence[str]) -> None:
         if new.exists() or any(old.match(pattern) for pattern in (*replaced, _REPLACED)):
             continue
         if old.is_dir() and not old.is_symlink():
-            shutil.copytree(old, new, symlinks=True)
+            shutil.copytree(old, new, symlinks=True, copy_function=_link)
         else:
-            shutil.copy2(old, new, follow_symlinks=False)
+            _link(old, new)
+
+
+def _link(old: str | Path, new: str | Path) -> None:
+    """The same file under another name, or, where the filesystem has no such thing, a copy."""
+    try:
+        os.link(old, new, follow_symlinks=False)
+    except OSError:
+        shutil.copy2(old, new, follow_symlinks=False)
 
 
 def _exchange(path: Path, output: Path) -> None:
@@ -229,6 +243,9 @@ def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError:
+        if not path.is_dir():  # not every filesystem syncs directories
+            raise
     finally:
         os.close(descriptor)
 

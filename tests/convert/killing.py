@@ -23,7 +23,7 @@ from porting.convert import check_directory, convert_checkpoint
 from porting.errors import PortingError
 
 # By these everything is done to the disk; pathlib and shutil go through them too.
-CALLS = ("mkdir", "open", "truncate", "pwrite", "fsync", "fdatasync", "rename", "unlink", "rmdir", "chmod")
+CALLS = ("mkdir", "open", "truncate", "pwrite", "fsync", "link", "rename", "unlink", "rmdir", "chmod")
 
 
 class Killer:

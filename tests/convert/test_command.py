@@ -154,6 +154,18 @@ def test_a_manifest_that_fits_no_more_is_said(convert: Convert) -> None:
     assert convert("model", "mesh", "--to", "mesh").exit_code == 0
 
 
+@pytest.mark.parametrize("step", [1 << 70, -1, 1e400, float("nan"), 1.5, True, "1", None, [1]])
+def test_a_step_that_is_none_is_said(convert: Convert, step: object) -> None:
+    convert(DEMO, "model")
+    path = Path("model/porting.json")
+    manifest = json.loads(path.read_text())
+    manifest["original"]["more"]["global_step"] = step
+    path.write_text(json.dumps(manifest))
+    refused = convert("model", "mesh", "--to", "mesh")
+    assert refused.exit_code == 2
+    assert "porting.json is damaged" in refused.stderr
+
+
 @pytest.mark.parametrize("equal", [True, False])
 def test_a_pytorch_file_with_tables_kept_twice(convert: Convert, equal: bool) -> None:
     """Old files have the tied table under four names; one that differs is no copy, and is never dropped."""

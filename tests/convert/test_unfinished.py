@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -184,3 +186,59 @@ def test_names_are_exchanged_in_steps_where_the_system_cannot_in_one(
 ) -> None:
     monkeypatch.setattr("ctypes.CDLL", lambda *_args, **_options: object())
     test_force_replaces_the_model_and_keeps_other_files(tmp_path)
+
+
+def test_a_link_to_a_directory_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "config.json").write_text("old")
+    (tmp_path / "real" / "notes.txt").write_text("mine")
+    (tmp_path / "link").symlink_to("real")
+    with unfinished(tmp_path / "link") as folder:
+        assert folder == tmp_path / "real.unfinished"
+        (folder / "config.json").write_text("new")
+    assert (tmp_path / "link").readlink() == Path("real")
+    assert tree(tmp_path / "link") == {"config.json": "new", "notes.txt": "mine"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "real"]
+
+
+def test_other_files_are_not_copied_but_linked(tmp_path: Path) -> None:
+    """They may be as large as the checkpoint itself."""
+    output = tmp_path / "model"
+    (output / "runs").mkdir(parents=True)
+    (output / "model.ckpt-7.data-00000-of-00001").write_text("large")
+    (output / "runs" / "events").write_text("large")
+    (output / "latest").symlink_to("runs/events")
+    before = {path.name: path.stat().st_ino for path in (output / "runs").iterdir()}
+    with unfinished(output) as folder:
+        (folder / "config.json").write_text("new")
+    assert {path.name: path.stat().st_ino for path in (output / "runs").iterdir()} == before
+    assert (output / "latest").readlink() == Path("runs/events")
+
+
+def test_where_a_disk_is_mounted_is_said_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "is_mount", lambda path: path == tmp_path)
+    with pytest.raises(OutputError, match="is where a disk is mounted") as caught:
+        check_free(tmp_path, force=True)
+    assert str(tmp_path / "model") in caught.value.remedy
+
+
+def test_filesystems_without_locks_or_synced_directories_will_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_args: object) -> None:
+        raise OSError(errno.ENOLCK, "no locks here")
+
+    synced = os.fsync
+
+    def sync(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "not of a directory")
+        synced(descriptor)
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    monkeypatch.setattr(os, "fsync", sync)
+    with unfinished(tmp_path / "model") as folder:
+        (folder / "config.json").write_text("{}")
+    assert tree(tmp_path) == {"model/config.json": "{}"}

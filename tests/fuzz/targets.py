@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
-from tests.fuzz import bundles, configs, files
+from tests.fuzz import bundles, configs, files, manifests
 
-TARGETS = {target.name: target for module in (bundles, configs, files) for target in module.TARGETS}
+TARGETS = {
+    target.name: target for module in (bundles, configs, files, manifests) for target in module.TARGETS
+}
