@@ -16,7 +16,6 @@ from click.testing import CliRunner, Result
 from porting.checkpoint import open_checkpoint
 from porting.cli import convert_checkpoint_command
 from porting.convert.unfinished import MARKER
-from tests.conftest import RunPython
 
 DEMO = Path(__file__).parents[2] / "demo" / "checkpoint"
 Convert = Callable[..., Result]
@@ -196,15 +195,3 @@ def test_a_pytorch_file_with_tables_kept_twice(convert: Convert, equal: bool) ->
         assert done.exit_code == 2
         assert "lm_head.weight: expected the values of shared.weight" in done.stderr
         assert not Path("new").exists()
-
-
-def test_converting_loads_neither_pytorch_nor_tensorflow(run_python: RunPython, tmp_path: Path) -> None:
-    script = (
-        "import sys\n"
-        "from porting.convert import convert_checkpoint\n"
-        f"convert_checkpoint({str(DEMO)!r}, {str(tmp_path / 'model')!r})\n"
-        f"convert_checkpoint({str(tmp_path / 'model')!r}, {str(tmp_path / 'back')!r}, to='mesh')\n"
-        "print({'torch', 'tensorflow', 'transformers', 'hypothesis', 'rich'} & set(sys.modules))"
-    )
-    done = run_python("-c", script)
-    assert done.stdout.strip() == "set()", done.stderr

@@ -16,7 +16,7 @@ import torch
 from porting import compare_outputs, convert_checkpoint, load_model
 from porting.capture import capture
 from porting.compare import Comparison
-from porting.convert import DTYPES
+from porting.convert.dtypes import DTYPES
 from porting.errors import ConfigError, InputError, ReferenceRunError
 from porting.inputs import Inputs
 from porting.original import Original
