@@ -95,21 +95,15 @@ def write_tensors(
         }
         order = {name: number for number, name in enumerate(specs)}
         groups = sorted(_groups(entries), key=lambda group: min(order[entry.target] for entry in group))
-        budget, failed = _Budget(IN_HAND_BYTES), threading.Event()
+        budget = _Budget(IN_HAND_BYTES)
 
         def work(group: list[PlanEntry]) -> dict[str, Written]:
-            if failed.is_set():
-                return {}
-            try:
-                needed = _in_hand(group, specs, checkpoint)
-                with budget.taken(needed):
-                    return _write_group(group, specs, places, checkpoint, verify=verify)
-            except BaseException:
-                failed.set()
-                raise
+            with budget.taken(_in_hand(group, specs, checkpoint)):
+                return _write_group(group, specs, places, checkpoint, verify=verify)
 
-        pool = stack.enter_context(ThreadPoolExecutor(WORKERS, thread_name_prefix="convert"))
-        stack.callback(failed.set)  # an error, or Ctrl-C: those that wait do not begin
+        pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="convert")
+        # After an error, or Ctrl-C, those that wait do not begin any more.
+        stack.callback(pool.shutdown, cancel_futures=True)
         written: dict[str, Written] = {}
         waiting = iter(specs.values())
         spec = next(waiting, None)

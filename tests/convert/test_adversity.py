@@ -27,6 +27,7 @@ def source(tmp_path: Path) -> Path:
     arrays = {
         n: generator.standard_normal(s).astype(np.float32) for n, s in mesh_shapes(SMALL, slots=True).items()
     }
+    arrays["global_step"] = np.array(7, np.int64)
     bundle(tmp_path / "source", arrays)
     return tmp_path / "source" / "m"
 
@@ -179,7 +180,7 @@ def test_values_that_change_meanwhile_do_not_pass_their_checksum(source: Path, t
 
 
 def test_every_variable_that_is_converted_is_checked_and_no_other(source: Path, tmp_path: Path) -> None:
-    """Each tensor damaged by itself; slots are not even read."""
+    """Each tensor damaged by itself; slots are not even read, the step is."""
     data = source.parent / "m.data-00000-of-00001"
     whole = data.read_bytes()
     checkpoint = open_checkpoint(source)
