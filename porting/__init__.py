@@ -19,7 +19,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from porting.compare import Comparison
-    from porting.convert import Conversion, convert_checkpoint
+    from porting.convert import Conversion, check_directory, convert_checkpoint
     from porting.errors import PortingError
     from porting.gradients.traces import gradients_of
     from porting.inputs import Inputs
@@ -33,6 +33,7 @@ _HOME = {
     "Inputs": "porting.inputs",
     "PortingError": "porting.errors",
     "Trace": "porting.trace",
+    "check_directory": "porting.convert",
     "compare_outputs": "porting.workbench",
     "convert_checkpoint": "porting.convert",
     "gradients_of": "porting.gradients.traces",
@@ -46,6 +47,7 @@ __all__ = [
     "Inputs",
     "PortingError",
     "Trace",
+    "check_directory",
     "compare_outputs",
     "convert_checkpoint",
     "gradients_of",

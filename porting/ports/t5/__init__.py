@@ -3,9 +3,15 @@
 layer_specs.py, architecture.py   what a layer is, and a model: stacks of layers
 config.py, spelling.py   the spellings that transformers understands
 from_gin.py    ... from Mesh's operative_config.gin; to_gin.py: and back
-infer.py       ... from variables and shapes alone
+infer.py       ... from variables and shapes alone, with answers.py to what they do not tell
+proportion.py  configs that no checkpoint of their size can be of
 presets.py     ... of the published sizes, by name
 scopes.py, rules.py   variable names -> state-dict keys
+parameters.py, variables.py   names and shapes of the model's parameters, of Mesh's variables
+state_dict.py  what other programs' model directories hold besides parameters
+original_format.py   a model back into Mesh's checkpoint; located.py: where it had its layers
+tokenizer_files.py   SentencePiece's model (sentencepiece_model.py, charsmap.py) -> tokenizer.json
+               (tokenizer_json.py), held against each other (tokenizer_check.py); tokenizer.py: the step's
 model.py, stack.py   the PyTorch model, made of attention.py, talking_heads.py, layers.py, mixture.py, ...
 cache.py, generation.py, decode.py   decoding: the port, and the original
 taps.py        where the model is listened to; tap_buckets.py: by relative position
