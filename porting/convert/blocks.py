@@ -21,6 +21,9 @@ Bytes = npt.NDArray[np.uint8]
 STRIP_BYTES = 4 << 20
 """What is in hand at a time of a tensor that is written or compared."""
 
+KEPT_BYTES = 32 << 20
+"""The largest array that a thread keeps for its next tensor."""
+
 _TILE_ROWS, _TILE_COLUMNS = 256, 256
 # Odd rows in the scratch tile, so that a column of it does not fall on one place of the cache.
 _PADDING = 16
@@ -37,10 +40,12 @@ def scratch(use: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
 
     Args:
         use: what for; never ask for one whose array is still in use.
-        shape, dtype: of the array.
+        shape, dtype: of the array. Of more than `KEPT_BYTES` it is a new one each time, and nobody keeps it.
     """
     held: dict[str, Array] = _local.__dict__
     nbytes = prod(shape) * dtype.itemsize
+    if nbytes > KEPT_BYTES:
+        return np.empty(shape, dtype)
     if use not in held or len(held[use]) < nbytes:
         held[use] = np.empty(nbytes, np.uint8)
     return held[use][:nbytes].view(dtype).reshape(shape)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from porting.convert.blocks import copy_into, same_bits, strips
+from porting.convert.blocks import KEPT_BYTES, copy_into, same_bits, scratch, strips
 
 KINDS = [np.dtype(kind) for kind in ("u1", "f2", "f4", "f8", ml_dtypes.bfloat16)]
 
@@ -52,3 +54,14 @@ def test_every_bit_counts() -> None:
     other[2999, 999] = np.float32(1e-45)
     assert not same_bits(large, other)
     assert not same_bits(large.T, np.ascontiguousarray(other.T))
+
+
+def test_scratch_memory_is_kept_unless_it_is_large() -> None:
+    kind = np.dtype(np.float32)
+    first = scratch("test", (100, 10), kind)
+    assert np.shares_memory(first, scratch("test", (7, 3), kind))
+    assert not np.shares_memory(first, scratch("another", (7, 3), kind))
+    large = (KEPT_BYTES // 4 + 1,)
+    assert not np.shares_memory(scratch("test", large, kind), scratch("test", large, kind))
+    with ThreadPoolExecutor(1) as pool:
+        assert not np.shares_memory(first, pool.submit(scratch, "test", (7, 3), kind).result())
