@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from porting.convert.checksums import file_crc32c, file_sha256
-from porting.convert.manifest import MANIFEST, SCHEMA_VERSION, read_manifest
+from porting.convert.manifest import MANIFEST, SCHEMA_VERSION, read_manifest, whole_number
 from porting.errors import CheckpointError, InputError, Problem
 
 
@@ -105,13 +105,13 @@ class _Listed:
         if not isinstance(name, str) or Path(name).name != name:
             raise ValueError(f"it names a file outside the directory: {name!r}")
         tensors = {
-            str(tensor): (int(place["offset"]), int(place["nbytes"]), str(place["crc32c"]))
+            str(tensor): (whole_number(place["offset"]), whole_number(place["nbytes"]), str(place["crc32c"]))
             for tensor, place in facts.get("tensors", {}).items()
         }
         hashes = facts.get("sha256"), facts.get("crc32c")
         if not any(isinstance(h, str) and re.fullmatch("[0-9a-f]{8,64}", h) for h in hashes):
             raise ValueError(f"{name} has no checksum")
-        return cls(name, int(facts["size"]), *hashes, tensors)
+        return cls(name, whole_number(facts["size"]), *hashes, tensors)
 
 
 def _problems(directory: Path, file: _Listed) -> list[Problem]:

@@ -155,3 +155,10 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or content.get("schema_version") != SCHEMA_VERSION:
         raise InputError(f"{path} is not a manifest of version {SCHEMA_VERSION}.")
     return content
+
+
+def whole_number(value: Any) -> int:
+    """A number from 0 that a manifest holds. Raises ValueError if it is anything else: 1e400, true, "1"."""
+    if type(value) is not int or not 0 <= value < 1 << 63:
+        raise ValueError(f"{value!r:.40} is no number from 0")
+    return value

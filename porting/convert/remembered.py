@@ -9,7 +9,7 @@ from typing import Any
 
 from porting.checkpoint import Checkpoint
 from porting.convert.checksums import file_sha256
-from porting.convert.manifest import MANIFEST, read_manifest
+from porting.convert.manifest import MANIFEST, read_manifest, whole_number
 from porting.errors import InputError
 from porting.mapping import Plan, Shape
 from porting.model_dir import CONFIG
@@ -72,10 +72,8 @@ def remembered(directory: Path) -> Remembered | None:
     if facts is None:
         return None
     try:
-        variables = {str(name): tuple(map(int, shape)) for name, shape in facts["variables"].items()}
-        more = {str(name): value for name, value in facts["more"].items()}
-        if not all(type(value) is int and 0 <= value < 1 << 63 for value in more.values()):
-            raise ValueError(f"steps are counted from 0: {more}")
+        variables = {str(name): tuple(map(whole_number, shape)) for name, shape in facts["variables"].items()}
+        more = {str(name): whole_number(value) for name, value in facts["more"].items()}
         made = {file["name"]: file.get("sha256") for file in manifest["files"]}
         unchanged = made.get(CONFIG) == file_sha256(directory / CONFIG)
         config = facts["config"] if unchanged else None

@@ -117,6 +117,8 @@ def test_everything_wrong_is_said_at_once(directory: Path) -> None:
         lambda m: m["files"][0].update(name="../outside"),
         lambda m: m["files"][0].pop("crc32c"),
         lambda m: m["files"][0].update(size="many"),
+        lambda m: m["files"][0].update(size=1e400),
+        lambda m: next(iter(m["files"][0]["tensors"].values())).update(offset=1e400),
         lambda m: m.update(files="none"),
         lambda m: m.update(files=[1]),
         lambda m: m.update(schema_version=99),

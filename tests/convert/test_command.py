@@ -154,15 +154,16 @@ def test_a_manifest_that_fits_no_more_is_said(convert: Convert) -> None:
 
 
 @pytest.mark.parametrize("step", [1 << 70, -1, 1e400, float("nan"), 1.5, True, "1", None, [1]])
-def test_a_step_that_is_none_is_said(convert: Convert, step: object) -> None:
+def test_a_step_or_a_size_that_is_none_is_said(convert: Convert, step: object) -> None:
     convert(DEMO, "model")
     path = Path("model/porting.json")
-    manifest = json.loads(path.read_text())
-    manifest["original"]["more"]["global_step"] = step
-    path.write_text(json.dumps(manifest))
-    refused = convert("model", "mesh", "--to", "mesh")
-    assert refused.exit_code == 2
-    assert "porting.json is damaged" in refused.stderr
+    for place in (("more", "global_step", step), ("variables", "shared/embedding", [step, 3])):
+        manifest = json.loads(path.read_text())
+        manifest["original"][place[0]][place[1]] = place[2]
+        path.write_text(json.dumps(manifest))
+        refused = convert("model", "mesh", "--to", "mesh")
+        assert refused.exit_code == 2
+        assert "porting.json is damaged" in refused.stderr
 
 
 @pytest.mark.parametrize("equal", [True, False])

@@ -20,6 +20,7 @@ from porting.errors import CheckpointError, ConfigError, InputError, PortingErro
 from porting.gin_file import MAX_GIN_BYTES, read_gin
 from porting.model_dir import load_model, weight_files
 from porting.port import Port, installed_ports
+from porting.ports.t5.infer import infer_config
 from porting.trace import read_trace
 from tests.fuzz.configs import bert_shapes, demo_shapes
 from tests.fuzz.harness import DEMO
@@ -167,6 +168,16 @@ def test_answers_of_another_kind_are_refused(tmp_path: Path, answer: dict[str, A
     (tmp_path / "a.json").write_text(json.dumps(answer))
     with pytest.raises(ConfigError, match=next(iter(answer))):
         T5.read_config(tmp_path / "a.json", demo_shapes())
+
+
+@pytest.mark.parametrize("relative", [True, False])
+def test_null_is_no_answer(relative: bool) -> None:
+    shapes = {n: s for n, s in demo_shapes().items() if relative or "relative_attention_bias" not in n}
+    names = (
+        "max_length num_heads d_kv positions feed_forward_proj activations relative_attention_max_distance"
+    )
+    nothing = dict.fromkeys([*names.split(), "moe_group_size", "second_threshold", "dynamic_projections"])
+    assert infer_config(shapes, nothing) == infer_config(shapes)
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,8 @@ def infer_config(shapes: Mapping[str, Shape], answers: Mapping[str, Any] | None 
             assumed; lists it all.
     """
     weights = {name: shape for name, shape in shapes.items() if is_weight(name)}
-    reading = Reading(weights, answers or {})
+    given = {name: value for name, value in (answers or {}).items() if value is not None}  # null is no answer
+    reading = Reading(weights, given)
     reading.problems += answer_problems(reading.answers)
     architecture = None if reading.problems else _architecture(reading)
     if reading.problems or architecture is None:
