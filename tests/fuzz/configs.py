@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -236,7 +237,7 @@ def run_json_values(data: bytes) -> None:
             ):
                 place = choices.of(place[key])
                 key = choices.of(sorted(place))
-        place[key] = choices.of(ODD)
+        place[key] = deepcopy(choices.of(ODD))
     run_json(json.dumps(content).encode())
 
 
@@ -275,7 +276,7 @@ def run_infer(data: bytes) -> None:
             shapes["/".join(parts)] = shape
     answers = {}
     for _ in range(choices.below(3)):
-        answers[choices.of(sorted({*config_seeds()[5], *config_seeds()[6], *config_seeds()[3]}))] = (
+        answers[choices.of(sorted({*config_seeds()[5], *config_seeds()[6], *config_seeds()[3]}))] = deepcopy(
             choices.of(ODD)
         )
     path = Path(sandbox() / "answers.json")
