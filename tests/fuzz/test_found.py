@@ -214,6 +214,8 @@ BLOCK = "decoder/block_000/layer_000/SelfAttention"
         {f"{BLOCK}/relative_attention_bias": (0, 32)},
         {f"{BLOCK}/relative_attention_bias": ()},
         {f"{BLOCK}/q": (40, 64, 1 << 40)},
+        # All the heads that are known are of no width, and those of other layers are counted by them.
+        {f"{BLOCK}/q": (0, 0), "encoder/block_000/layer_000/SelfAttention/q": ()},
         {
             "decoder/block_000/layer_002/MoE1D/wi/kernel": (2, 40, 96),
             "decoder/block_000/layer_002/MoE1D/switch_gating/kernel": (),

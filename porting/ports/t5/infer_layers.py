@@ -96,7 +96,7 @@ class Heads:
         if dims is None and self.by_width:  # as wide as the heads that are known
             other, known = next(iter(self.by_width.items()))
             d_kv = other // max(1, math.prod(known))
-            dims = (width // d_kv,) if width % d_kv == 0 else None
+            dims = (width // d_kv,) if d_kv and width % d_kv == 0 else None
         if dims is None:
             dims = self._assumed(layer, width)
         if dims is not None and width % max(1, math.prod(dims)):
