@@ -4,6 +4,7 @@ conversion.py   convert_checkpoint: all of it, in order
 target.py       what is written: a model directory (to_pytorch.py), an original's checkpoint (to_original.py)
 layout.py       where every tensor will lie, before one is read
 stream.py       read, check, make, write, read back, a few tensors at a time
+pacing.py       how much is in hand at a time, and when it goes to the disk
 blocks.py       copying and comparing by tiles; dtypes.py: rounding
 verify.py       what was written, back through the inverse of every op, against the source
 unfinished.py   the directory beside the output that takes its name when it is whole

@@ -1,6 +1,6 @@
 """Tensors from a checkpoint into files, a few at a time: read, checked, made, written, read back, compared.
 
-Every tensor's place is known beforehand, so that two threads work on different ones and a run that goes on
+Every tensor's place is known beforehand, so that threads work on different ones and a run that goes on
 after a kill writes only what is not there yet. Memory is bounded by the tensors in hand: what is copied as
 it lies goes through in pieces, anything else whole, as many at a time as fit `IN_HAND_BYTES`.
 """
@@ -26,6 +26,7 @@ from porting.checkpoint.stored import PIECE_BYTES
 from porting.convert.blocks import row_major, same_bits, same_bytes, scratch, strips
 from porting.convert.dtypes import cast
 from porting.convert.layout import FileLayout, TensorSpec
+from porting.convert.pacing import Budget, Syncer
 from porting.convert.verify import holds_its_sources
 from porting.errors import CheckpointError, OutputError, Problem
 from porting.mapping import PlanEntry
@@ -35,9 +36,6 @@ Array = npt.NDArray[Any]
 WORKERS = min(4, os.cpu_count() or 1)
 IN_HAND_BYTES = 320 << 20
 """Sources and outputs of the tensors in hand; one that is larger is worked on alone."""
-
-# So much is written before it is brought to the disk and let go of; the work does not wait for that.
-_SYNC_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -86,7 +84,7 @@ def write_tensors(
     specs = {spec.name: spec for file in layout for spec in file.specs}
     with ExitStack() as stack:
         files = [stack.enter_context(_open(directory / file.name, file, go_on=go_on)) for file in layout]
-        syncer = stack.enter_context(_Syncer(files))
+        syncer = stack.enter_context(Syncer(files))
         writing = threading.Lock()  # the system lets one thread write at a time, and others spin
         places = {
             spec.name: _Place(descriptor, offset, writing, syncer, go_on)
@@ -95,7 +93,7 @@ def write_tensors(
         }
         order = {name: number for number, name in enumerate(specs)}
         groups = sorted(_groups(entries), key=lambda group: min(order[entry.target] for entry in group))
-        budget = _Budget(IN_HAND_BYTES)
+        budget = Budget(IN_HAND_BYTES)
 
         def work(group: list[PlanEntry]) -> dict[str, Written]:
             with budget.taken(_in_hand(group, specs, checkpoint)):
@@ -184,7 +182,7 @@ class _Place:
     """Where one tensor lies in its file."""
 
     def __init__(
-        self, descriptor: int, offset: int, writing: threading.Lock, syncer: _Syncer, go_on: bool
+        self, descriptor: int, offset: int, writing: threading.Lock, syncer: Syncer, go_on: bool
     ) -> None:
         self._descriptor, self._offset = descriptor, offset
         self._writing, self._syncer, self._go_on = writing, syncer, go_on
@@ -308,64 +306,3 @@ class _Reader:
             self._uses[name] -= 1
             if not self._uses[name]:
                 del self._held[name]
-
-
-class _Budget:
-    """Lets work begin as long as all that is in hand stays within a number of bytes."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit, self._taken = limit, 0
-        self._changed = threading.Condition()
-
-    @contextmanager
-    def taken(self, nbytes: int) -> Iterator[None]:
-        """Wait until there is room for `nbytes`, or nothing else is in hand."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._taken or self._taken + nbytes <= self._limit)
-            self._taken += nbytes
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._taken -= nbytes
-                self._changed.notify_all()
-
-
-class _Syncer:
-    """Brings to the disk what is written while the rest is made, and out of the system's cache.
-
-    A large model would otherwise push everything else out of it. And a page that the system has to find first
-    takes longer than one it has just had back: on virtual machines, which give free memory away, ten times.
-    """
-
-    def __init__(self, descriptors: Sequence[int]) -> None:
-        self._descriptors = descriptors
-        self._unsynced = 0
-        self._wanted, self._over = threading.Semaphore(0), False
-        self._thread = threading.Thread(target=self._run, name="sync", daemon=True)
-
-    def wrote(self, nbytes: int) -> None:
-        """So many bytes more are on their way."""
-        self._unsynced += nbytes  # two threads may lose one of their counts: it is about when, not whether
-        if self._unsynced >= _SYNC_BYTES:
-            self._unsynced = 0
-            self._wanted.release()
-
-    def __enter__(self) -> _Syncer:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over = True
-        self._wanted.release()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while self._wanted.acquire() and not self._over:
-            for descriptor in self._descriptors:
-                try:
-                    os.fsync(descriptor)
-                    if hasattr(os, "posix_fadvise"):  # not on macOS
-                        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-                except OSError:
-                    return  # the final sync says what is wrong
