@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,11 +22,6 @@ WEIGHTS_INDEX = "model.safetensors.index.json"
 _MAX_INDEX_BYTES = 64 << 20
 MODEL_FILES = (CONFIG, "generation_config.json", WEIGHTS, WEIGHTS_INDEX, "model-*-of-*.safetensors")
 """What belongs to a model, and is replaced with it; other files of a directory are kept."""
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write indented JSON with a newline at the end."""
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def read_config(model_dir: Path) -> tuple[Port, Any]:

@@ -18,6 +18,7 @@ from porting import __version__
 from porting.analysis.noise import UNITS
 from porting.checkpoint import Checkpoint, open_checkpoint
 from porting.compare import INVALID, Comparison, TensorComparison, compare_traces
+from porting.convert.checksums import file_sha256
 from porting.errors import InputError
 from porting.generation.decoding import GenerationSettings, kept_decoding
 from porting.generation.flips import check_generates, compare_kept_generation
@@ -299,7 +300,7 @@ def _load(model: Any) -> tuple[Any, dict[str, Any]]:
         return model, {"class": type(model).__name__}
     path = Path(model)
     module = load_model(path, dtype=torch.float32)
-    files = {file.name: _sha256(file) for file in (path / "config.json", *weight_files(path))}
+    files = {file.name: file_sha256(file) for file in (path / "config.json", *weight_files(path))}
     return module, {"directory": path.name, "dtypes": stored_dtypes(path), "sha256": files}
 
 
@@ -370,8 +371,3 @@ def _input_facts(inputs: Inputs) -> dict[str, Any]:
         "sha256": {name: hashlib.sha256(array.tobytes()).hexdigest() for name, array in arrays.items()},
         "ids": {name: array.tolist() for name, array in arrays.items()},
     }
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

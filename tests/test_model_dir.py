@@ -10,6 +10,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from porting.convert.layout import TensorSpec, safetensors_layout, weights_index
+from porting.convert.target import json_bytes
 from porting.errors import ConfigError, InputError
 from porting.model_dir import (
     WEIGHTS,
@@ -18,7 +19,6 @@ from porting.model_dir import (
     read_config,
     stored_dtypes,
     weight_files,
-    write_json,
 )
 from porting.ports.t5.architecture import Architecture, StackSpec
 from porting.ports.t5.config import T5Config
@@ -43,8 +43,8 @@ def write_model(folder: Path, limit: int = 10**9) -> Path:
     for file in layout:
         save_file({spec.name: state[spec.name] for spec in file.specs}, folder / file.name, {"format": "pt"})
     if len(layout) > 1:
-        write_json(folder / WEIGHTS_INDEX, weights_index(layout))
-    write_json(folder / "config.json", TINY.to_json())
+        (folder / WEIGHTS_INDEX).write_bytes(json_bytes(weights_index(layout)))
+    (folder / "config.json").write_bytes(json_bytes(TINY.to_json()))
     return folder
 
 
@@ -102,7 +102,7 @@ def test_a_config_that_cannot_be_read_is_named(model_dir: Path, content: str | N
 
 @pytest.mark.parametrize("content", [{}, {"model_type": "llama"}, {"model_type": None}])
 def test_a_model_of_another_kind_is_named(model_dir: Path, content: dict) -> None:
-    write_json(model_dir / "config.json", content)
+    (model_dir / "config.json").write_bytes(json_bytes(content))
     with pytest.raises(
         ConfigError, match=f"No installed port builds model_type '{content.get('model_type')}'"
     ):
@@ -130,7 +130,7 @@ def test_a_directory_without_weights_is_incomplete(model_dir: Path) -> None:
 @pytest.mark.parametrize("name", ["../other.safetensors", "/etc/hostname", "sub/x.safetensors", ".."])
 def test_an_index_cannot_name_files_outside_the_directory(sharded_dir: Path, name: str) -> None:
     save_file({"shared.weight": torch.zeros(1)}, sharded_dir.parent / "other.safetensors")
-    write_json(sharded_dir / WEIGHTS_INDEX, {"weight_map": {"shared.weight": name}})
+    (sharded_dir / WEIGHTS_INDEX).write_bytes(json_bytes({"weight_map": {"shared.weight": name}}))
     with pytest.raises(InputError, match=r"outside the directory|is incomplete"):
         load_model(sharded_dir)
 
@@ -180,7 +180,7 @@ def test_all_tensors_that_do_not_fit_are_named_together(model_dir: Path) -> None
 
 
 def test_a_config_deeper_than_the_weights_never_leaves_parameters_unset(model_dir: Path) -> None:
-    write_json(model_dir / "config.json", {**TINY.to_json(), "num_layers": 3})
+    (model_dir / "config.json").write_bytes(json_bytes({**TINY.to_json(), "num_layers": 3}))
     with pytest.raises(InputError) as caught:
         load_model(model_dir)
     assert len(caught.value.problems) == 8
@@ -264,7 +264,7 @@ def test_what_two_stacks_share_is_written_once_and_loaded_as_one(tmp_path: Path)
     written = {name: parameter.detach() for name, parameter in T5Model(ONE_SCOPE).named_parameters()}
     assert all(".layer.1." in name for name in written if name.startswith("decoder.block."))
     save_file(written, tmp_path / WEIGHTS, {"format": "pt"})
-    write_json(tmp_path / "config.json", ONE_SCOPE.to_json())
+    (tmp_path / "config.json").write_bytes(json_bytes(ONE_SCOPE.to_json()))
 
     loaded = load_model(tmp_path)
     parameters = dict(loaded.named_parameters(remove_duplicate=False))
@@ -281,7 +281,7 @@ def test_what_two_stacks_share_is_written_once_and_loaded_as_one(tmp_path: Path)
 def test_what_one_stack_learns_the_other_knows_after_a_change_of_type(tmp_path: Path) -> None:
     written = {name: parameter.detach() for name, parameter in T5Model(ONE_SCOPE).named_parameters()}
     save_file({name: tensor.contiguous() for name, tensor in written.items()}, tmp_path / WEIGHTS)
-    write_json(tmp_path / "config.json", ONE_SCOPE.to_json())
+    (tmp_path / "config.json").write_bytes(json_bytes(ONE_SCOPE.to_json()))
     loaded = load_model(tmp_path, dtype=torch.bfloat16)
     with torch.no_grad():
         loaded.get_parameter("decoder.block.1.layer.2.DenseReluDense.wo.weight").fill_(3.0)

@@ -15,9 +15,10 @@ from safetensors.numpy import save_file
 import porting.ports.t5.port as t5
 from porting.capture import capture
 from porting.cli import compare_outputs_command
+from porting.convert.target import json_bytes
 from porting.gradients.capture import capture_gradients
 from porting.inputs import Inputs, random_inputs
-from porting.model_dir import load_model, write_json
+from porting.model_dir import load_model
 from porting.trace import Trace
 from tests.ports.t5.mesh_variables import SMALL
 
@@ -41,7 +42,7 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name, parameter in t5.build(SMALL).named_parameters()
     }
     save_file(state, folder / "model.safetensors", {"format": "pt"})
-    write_json(folder / "config.json", t5.config_to_json(SMALL))
+    (folder / "config.json").write_bytes(json_bytes(t5.config_to_json(SMALL)))
     return folder
 
 

@@ -23,6 +23,7 @@ import numpy.typing as npt
 from porting.checkpoint.files import lfs_remedy, named_os_errors
 from porting.checkpoint.joined_files import open_joined
 from porting.checkpoint.lazy import Checkpoint, LazyTensor
+from porting.checkpoint.safetensors_file import DTYPES
 from porting.checkpoint.torch_zip import ZIP_MAGIC, Archive, damaged, read_records
 from porting.errors import CheckpointError, Problem
 
@@ -38,18 +39,8 @@ SUFFIXES = (".bin", ".pt", ".pth", INDEX_SUFFIX)
 _OLDEST_TORCH = (2, 6)
 _MAX_RANK = 32
 _MAX_LISTED = 100
-_DTYPES: dict[str, np.dtype[Any]] = {
-    "float64": np.dtype("<f8"),
-    "float32": np.dtype("<f4"),
-    "float16": np.dtype("<f2"),
-    "bfloat16": np.dtype(ml_dtypes.bfloat16),
-    "int64": np.dtype("<i8"),
-    "int32": np.dtype("<i4"),
-    "int16": np.dtype("<i2"),
-    "int8": np.dtype("i1"),
-    "uint8": np.dtype("u1"),
-    "bool": np.dtype("?"),
-}
+# PyTorch calls them as NumPy does.
+_DTYPES = {dtype.name: dtype for dtype in DTYPES.values()}
 _UNREADABLE = np.dtype(object)
 _REFUSED = re.compile(r"Unsupported (?:global|class)|Trying to |Can only |unsupported GLOBAL")
 _SAVE_SAFELY = (

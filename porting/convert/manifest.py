@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -15,6 +14,7 @@ import google_crc32c
 from porting import __version__
 from porting.checkpoint import Checkpoint
 from porting.checkpoint.files import read_file
+from porting.config_file import parse_json
 from porting.convert.checksums import file_sha256, joined_crc32c
 from porting.convert.layout import FileLayout
 from porting.convert.stream import Written
@@ -149,8 +149,8 @@ def read_manifest(directory: Path) -> dict[str, Any]:
             remedy="Make it with: convert-checkpoint SOURCE OUTPUT_DIR",
         )
     try:
-        content = json.loads(read_file(path, _MAX_BYTES))
-    except (CheckpointError, ValueError, RecursionError) as error:
+        content = parse_json(read_file(path, _MAX_BYTES))
+    except (CheckpointError, ValueError) as error:
         raise InputError(f"{path} cannot be read: {error}") from error
     if not isinstance(content, dict) or content.get("schema_version") != SCHEMA_VERSION:
         raise InputError(f"{path} is not a manifest of version {SCHEMA_VERSION}.")
