@@ -158,7 +158,7 @@ VARIANTS: dict[str, Variant] = {
         build={"kind": "aligned"},
     ),
     # 7. relative positions
-    "bias of each layer": t5("SelfAttention.relative_attention_type = 'bias'"),
+    "bias of each layer": t5("SelfAttention.relative_attention_type = 'bias'", model_type="umt5"),
     "contextual": t5("SelfAttention.relative_attention_type = 'contextual'"),
     "contextual, grouped heads": t5(
         "SelfAttention.relative_attention_type = 'contextual'",
@@ -394,6 +394,7 @@ def test_the_directory_says_what_it_is_and_loads(ported: Ported) -> None:
 def test_transformers_loads_what_it_has_an_architecture_for(ported: Ported) -> None:
     classes = {
         "t5": transformers.T5ForConditionalGeneration,
+        "umt5": transformers.UMT5ForConditionalGeneration,
         "switch_transformers": transformers.SwitchTransformersForConditionalGeneration,
     }
     if ported.variant.model_type not in classes:

@@ -1,4 +1,4 @@
-"""The spellings that transformers understands: T5 and Switch Transformers, in their `config.json`'s terms.
+"""The spellings that transformers understands: T5, UMT5, Switch Transformers, in their `config.json`'s terms.
 
 Each is a short way to say an `Architecture` (architecture.py); spelling.py goes the other way.
 """
@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar, Self
 
 from porting.errors import ConfigError, Problem
 from porting.ports.t5.architecture import (
@@ -76,6 +76,9 @@ class EncoderDecoderConfig:
     label_smoothing: float = 0.0
     loss_denominator: float | None = None
 
+    # As in AttentionSpec.
+    relative_attention_type: ClassVar[str] = "bias_shared"
+
 
 @dataclass(frozen=True)
 class T5Config(EncoderDecoderConfig):
@@ -86,6 +89,9 @@ class T5Config(EncoderDecoderConfig):
     """
 
     feed_forward_proj: str = "relu"
+
+    model_type: ClassVar[str] = "t5"
+    transformers_class: ClassVar[str] = "T5ForConditionalGeneration"
 
     def __post_init__(self) -> None:
         """Raise ConfigError unless every value is of its kind and in range."""
@@ -115,11 +121,11 @@ class T5Config(EncoderDecoderConfig):
         )
 
     def to_json(self) -> dict[str, Any]:
-        """The contents of `config.json`, in the layout that transformers loads as T5."""
-        return _to_json("t5", "T5ForConditionalGeneration", asdict(self))
+        """The contents of `config.json`, in the layout that transformers loads as `transformers_class`."""
+        return _to_json(self.model_type, self.transformers_class, asdict(self))
 
     @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> T5Config:
+    def from_json(cls, content: Mapping[str, Any]) -> Self:
         """From the contents of a `config.json`, ours or one of transformers.
 
         Raises:
@@ -133,6 +139,19 @@ class T5Config(EncoderDecoderConfig):
         if content.get("scale_decoder_outputs") is False or never_scales:
             values["tie_word_embeddings"] = False
         return cls(**values)
+
+
+@dataclass(frozen=True)
+class UMT5Config(T5Config):
+    """A T5 each of whose layers has relative positions of its own (arXiv 2304.09151), in transformers' terms.
+
+    transformers 4 computes what this says. transformers 5 takes every UMT5 to be tied: it keeps an output of
+    its own where one is stored, and multiplies the logits by d_model**-0.5 all the same.
+    """
+
+    model_type: ClassVar[str] = "umt5"
+    transformers_class: ClassVar[str] = "UMT5ForConditionalGeneration"
+    relative_attention_type: ClassVar[str] = "bias"
 
 
 @dataclass(frozen=True)
@@ -228,7 +247,7 @@ class SwitchConfig(EncoderDecoderConfig):
         return cls(**_values(cls, content, SWITCH_REQUIRED, "a Switch Transformer"))
 
 
-Config = T5Config | SwitchConfig | Architecture
+Config = T5Config | SwitchConfig | Architecture  # a UMT5Config is a T5Config
 
 
 def config_from_json(content: Mapping[str, Any]) -> Config:
@@ -242,7 +261,7 @@ def config_from_json(content: Mapping[str, Any]) -> Config:
         return Architecture.from_json(content)
     if model_type == "switch_transformers":
         return SwitchConfig.from_json(content)
-    return T5Config.from_json(content)
+    return (UMT5Config if model_type == UMT5Config.model_type else T5Config).from_json(content)
 
 
 REQUIRED = ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads")
@@ -298,7 +317,7 @@ def _self_attention(config: EncoderDecoderConfig) -> AttentionSpec:
         kind="SelfAttention",
         num_heads=config.num_heads,
         d_kv=config.d_kv,
-        relative_attention_type="bias_shared",
+        relative_attention_type=config.relative_attention_type,
         relative_attention_num_buckets=config.relative_attention_num_buckets,
         relative_attention_max_distance=config.relative_attention_max_distance,
     )

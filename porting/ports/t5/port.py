@@ -56,16 +56,17 @@ def _read_config(path: Path, shapes: Mapping[str, Shape]) -> ResolvedConfig:
     if content.get("model_type") == MODEL_TYPE or all(name in content for name in REQUIRED):
         return ResolvedConfig(config_from_json(content), origin=str(path))
     inferred = infer_config(shapes, content)
-    short = spelling(inferred.config)
+    short = spelling(inferred.config, content.get("model_type"))
     answered: Config = config_from_json({**short.to_json(), **content})
-    if answered == short:  # the answers changed nothing more: where the layers lie stays known
+    # The answers changed nothing more: where the layers lie stays known.
+    if answered == short and config_to_json(inferred.config) == config_to_json(answered):
         answered = inferred.config
     return replace(inferred, config=answered, origin=f"{path}, the rest {inferred.origin}")
 
 
 def config_to_json(config: Config) -> dict[str, Any]:
     """In transformers' terms where it has the architecture."""
-    return spelling(config.architecture).to_json()
+    return spelling(config.architecture, getattr(config, "model_type", None)).to_json()
 
 
 def build(config: Config) -> torch.nn.Module:
@@ -107,7 +108,7 @@ def extra_files(config: Config) -> Mapping[str, Any]:
 
 PORT = Port(
     name="t5",
-    model_types=("t5", "mt5", "switch_transformers", MODEL_TYPE),
+    model_types=("t5", "mt5", "umt5", "switch_transformers", MODEL_TYPE),
     recognises=recognises,
     read_config=read_config,
     infer_config=infer_config,

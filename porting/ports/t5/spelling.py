@@ -13,6 +13,7 @@ from porting.ports.t5.config import (
     Config,
     SwitchConfig,
     T5Config,
+    UMT5Config,
     sparse_pattern,
 )
 from porting.ports.t5.layer_specs import (
@@ -24,16 +25,23 @@ from porting.ports.t5.layer_specs import (
 )
 
 
-def spelling(architecture: Architecture) -> Config:
-    """The shortest config that says the same model: one that transformers has, where there is one.
+def spelling(architecture: Architecture, model_type: object = None) -> Config:
+    """The shortest config that says the same model: one that transformers computes so, where there is one.
 
     Where in the checkpoint the layers lie (scopes, names, what Mesh repeats) is left out of the short ones.
+
+    Args:
+        architecture: the model.
+        model_type: "umt5": take that even of a model with an output of its own, which transformers 5 scales.
     """
-    return _as_t5(architecture) or _as_switch(architecture) or architecture
+    found = _as_t5(architecture, T5Config) or _as_switch(architecture)
+    if found is None and (architecture.tie_word_embeddings or model_type == UMT5Config.model_type):
+        found = _as_t5(architecture, UMT5Config)
+    return found or architecture
 
 
-def _as_t5(architecture: Architecture) -> T5Config | None:
-    """The spelling of an architecture, or None if it is not a plain T5."""
+def _as_t5(architecture: Architecture, kind: type[T5Config]) -> T5Config | None:
+    """The spelling of an architecture, or None if it is not one of that kind."""
     encoder, decoder = architecture.encoder, architecture.decoder
     if encoder is None or decoder is None or len(decoder.layers) < 3:
         return None
@@ -42,7 +50,7 @@ def _as_t5(architecture: Architecture) -> T5Config | None:
         return None
     for name, activations in FEED_FORWARD_ACTIVATIONS.items():
         if activations == feed_forward.activations:
-            candidate = T5Config(
+            candidate = kind(
                 **_shared_values(architecture, attention),
                 d_ff=feed_forward.d_ff,
                 num_layers=encoder.num_blocks * len(encoder.starts),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,10 +17,19 @@ from transformers.models.switch_transformers.modeling_switch_transformers import
 
 from porting.errors import ConfigError
 from porting.ports.t5.architecture import Architecture, StackSpec
-from porting.ports.t5.config import FEED_FORWARD_ACTIVATIONS, Config, SwitchConfig, T5Config, config_from_json
+from porting.ports.t5.config import (
+    FEED_FORWARD_ACTIVATIONS,
+    Config,
+    SwitchConfig,
+    T5Config,
+    UMT5Config,
+    config_from_json,
+)
 from porting.ports.t5.layer_specs import AttentionSpec, FeedForwardSpec, LayerSpec, MixtureSpec
 from porting.ports.t5.model import T5Model
+from porting.ports.t5.port import PORT
 from porting.ports.t5.spelling import same_model, spelling
+from porting.ports.t5.variables import variables
 from tests.ports.t5.family import FAMILY
 from tests.ports.t5.mesh_variables import SMALL, V1_1
 
@@ -126,6 +136,35 @@ def test_settings_that_nothing_reads_change_no_spelling() -> None:
     assert spelling(unread) == SMALL
 
 
+def own_tables(config: T5Config) -> Architecture:
+    """With a table of relative positions for each layer."""
+    return layers_changed(config.architecture, "SelfAttention", relative_attention_type="bias")
+
+
+def test_a_tied_model_with_a_table_for_each_layer_is_a_umt5() -> None:
+    found = spelling(own_tables(SMALL))
+    assert type(found) is UMT5Config
+    assert asdict(found) == asdict(SMALL)
+    assert config_from_json(found.to_json()) == found
+    assert found.to_json()["model_type"] == "umt5"
+
+
+def test_one_with_an_output_of_its_own_is_a_umt5_if_asked_for() -> None:
+    found = spelling(own_tables(V1_1), "umt5")
+    assert type(found) is UMT5Config
+    assert same_model(found.architecture, own_tables(V1_1))
+    assert type(spelling(V1_1.architecture, "umt5")) is T5Config
+
+
+def test_a_config_that_asks_for_a_umt5_has_it_written(tmp_path: Path) -> None:
+    architecture = own_tables(V1_1)
+    asked = tmp_path / "asked.json"
+    asked.write_text('{"model_type": "umt5"}')
+    resolved = PORT.read_config(asked, variables(architecture))
+    assert PORT.config_to_json(resolved.config)["model_type"] == "umt5"
+    assert PORT.config_to_json(architecture)["model_type"] == "mesh_t5"
+
+
 def stacks_changed(**changes: object) -> Architecture:
     plain = SMALL.architecture
     return replace(
@@ -142,9 +181,7 @@ OTHERS: dict[str, Architecture] = {
     "scaled queries": layers_changed(
         SMALL.architecture, "EncDecAttention", fold_scaling_into_initializer=False
     ),
-    "a table for each layer": layers_changed(
-        SMALL.architecture, "SelfAttention", relative_attention_type="bias"
-    ),
+    "a table for each layer, an output of its own": own_tables(V1_1),
     "another width of heads in the memory": layers_changed(SMALL.architecture, "EncDecAttention", d_kv=7),
     "an activation that transformers lacks": layers_changed(
         SMALL.architecture, "DenseReluDense", activations=("tanh",)
