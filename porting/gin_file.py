@@ -135,18 +135,24 @@ class GinFile:
         return value
 
 
-def read_gin(path: Path) -> GinFile:
+def read_gin(path: Path, missing: list[str] | None = None) -> GinFile:
     """Parse a gin file, includes and all.
 
+    Args:
+        path: the file.
+        missing: takes the names of included files that are not to be found; None: such a name is an error.
+
     Raises:
-        ConfigError: the file cannot be read or is not gin, or includes a file that is not to be found.
+        ConfigError: the file cannot be read or is not gin, or includes what is not followed or not found.
     """
     gin = GinFile(path)
-    gin.bindings.extend(_bindings(path, (path,), [MAX_FILES]))
+    gin.bindings.extend(_bindings(path, (path,), [MAX_FILES], missing))
     return gin
 
 
-def _bindings(path: Path, chain: tuple[Path, ...], left: list[int]) -> Iterator[Binding]:
+def _bindings(
+    path: Path, chain: tuple[Path, ...], left: list[int], missing: list[str] | None
+) -> Iterator[Binding]:
     from gin import config_parser
 
     text = read_config_text(path, MAX_GIN_BYTES)
@@ -164,9 +170,18 @@ def _bindings(path: Path, chain: tuple[Path, ...], left: list[int]) -> Iterator[
                 )
             elif isinstance(statement, config_parser.IncludeStatement):
                 included = _find_include(path, statement.filename)
+                if included is None:
+                    if missing is None:
+                        raise ConfigError(
+                            f"{path} includes {statement.filename}, which is not to be found beside it.",
+                            remedy="Give the operative_config.gin that was written beside the checkpoint: it"
+                            " includes nothing.",
+                        )
+                    missing.append(statement.filename)
+                    continue
                 if included in chain:
                     raise ConfigError(f"{path} includes {statement.filename}, which includes it in turn.")
-                yield from _bindings(included, (*chain, included), left)
+                yield from _bindings(included, (*chain, included), left, missing)
     # TypeError: a key that cannot be one, such as {[1]: 2}.
     except (SyntaxError, TokenError, TypeError, ValueError, RecursionError, MemoryError) as error:
         raise ConfigError(
@@ -175,8 +190,8 @@ def _bindings(path: Path, chain: tuple[Path, ...], left: list[int]) -> Iterator[
         ) from error
 
 
-def _find_include(path: Path, name: str) -> Path:
-    """An included file: beside the including one, or beside one of the folders above it.
+def _find_include(path: Path, name: str) -> Path | None:
+    """An included file: beside the including one, or beside one of the folders above it; None: nowhere.
 
     A name that is no path below a folder, or not that of a gin file, is refused: a config that somebody else
     wrote has no business in this machine's other files.
@@ -195,10 +210,7 @@ def _find_include(path: Path, name: str) -> Path:
                 return candidate
         except OSError:  # a name that is too long
             break
-    raise ConfigError(
-        f"{path} includes {name}, which is not to be found beside it.",
-        remedy="Give the operative_config.gin that was written beside the checkpoint: it includes nothing.",
-    )
+    return None
 
 
 def _delegate(config_parser: Any) -> Any:

@@ -95,7 +95,7 @@ def _way_back(entry: PlanEntry, number: int) -> _Use:
     cut = output_shape(before, shape)
     back += _undone(after, op.output_shape(cut))
     if isinstance(op, Part):
-        back.append(Reshape(cut[1:], (1, *cut[1:])))
+        back.append(Reshape(op.output_shape(cut), (*cut[: op.axis], 1, *cut[op.axis + 1 :])))
     axis, start, stop = _interval(op, cut)
     finish = tuple(_undone(before, shape))
     return _Use(entry.target, entry.target_shape, tuple(back), (axis, start, stop), cut[axis], finish)
@@ -118,7 +118,7 @@ def _interval(op: Op, shape: Shape) -> tuple[int, int, int]:
     if isinstance(op, Slice):
         return op.axis, op.start, op.stop
     assert isinstance(op, Part)
-    return 0, op.number, op.number + 1
+    return op.axis, op.number, op.number + 1
 
 
 def _slice(parts: Sequence[Shape], number: int, axis: int) -> Iterator[Op]:

@@ -38,7 +38,7 @@ class Rule:
         target: name of the target parameter; `{group}` is replaced, digits without leading zeros
             (`block_007` -> `block.7`), `{block*2+1}` is computed (`block_007` -> `block.15`).
         ops: applied in order.
-        parts: a number above 0 takes the variable apart along its first axis, before the ops, into so many
+        parts: a number above 0 takes the variable apart along `axis`, before the ops, into so many
             parameters: `{part}` in the target.
         also: further targets, each with its own ops: of a table that is kept twice, of a fused projection.
         stack: values of the group `stack` in the pattern: the variables that make one parameter, in the order
@@ -51,6 +51,7 @@ class Rule:
     parts: int = 0
     also: tuple[tuple[str, tuple[Op, ...]], ...] = ()
     stack: tuple[str, ...] = ()
+    axis: int = 0
 
     @cached_property
     def regex(self) -> re.Pattern[str]:
@@ -64,7 +65,7 @@ class Rule:
             every = ((self.target, self.ops), *self.also)
             return [(_filled(target, groups), ops) for target, ops in every]
         return [
-            (_filled(self.target, {**groups, "part": str(i)}), (Part(i, self.parts), *self.ops))
+            (_filled(self.target, {**groups, "part": str(i)}), (Part(i, self.parts, self.axis), *self.ops))
             for i in range(self.parts)
         ]
 

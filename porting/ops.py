@@ -85,24 +85,27 @@ class Reshape:
 
 @dataclass(frozen=True)
 class Part:
-    """One of `count` equal parts along the first axis, which goes away: one expert of [experts, in, out].
+    """One of `count` parts along `axis`, which goes away: one expert of [experts, in, out].
 
     Example: Part(3, 8).output_shape((8, 512, 384)) == (512, 384)
+    Example: Part(3, 12, axis=1).output_shape((512, 12, 384)) == (512, 384)
     """
 
     number: int
     count: int
+    axis: int = 0
 
     def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """(count, ...) -> (...)."""
-        if not shape or shape[0] != self.count:
-            raise ValueError(f"taking apart needs {self.count} parts on the first axis, not shape {shape}")
-        return shape[1:]
+        """(..., count, ...) -> (...)."""
+        if self.axis >= len(shape) or shape[self.axis] != self.count:
+            where = f"axis {self.axis}" if self.axis else "the first axis"
+            raise ValueError(f"taking apart needs {self.count} parts on {where}, not shape {shape}")
+        return (*shape[: self.axis], *shape[self.axis + 1 :])
 
     def apply(self, array: np.ndarray) -> np.ndarray:
         """A view of the part."""
         self.output_shape(array.shape)
-        part: np.ndarray = array[self.number]
+        part: np.ndarray = array[(slice(None),) * self.axis + (self.number,)]
         return part
 
     def inverse(self, shape: tuple[int, ...]) -> Op:
@@ -110,7 +113,7 @@ class Part:
         raise ValueError(f"one part of {shape} does not give the whole")
 
     def __str__(self) -> str:
-        return f"part {self.number} of {self.count}"
+        return f"part {self.number} of {self.count}" + (f" on axis {self.axis}" if self.axis else "")
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,13 @@ class OriginalFormat:
         located: of a config and the variables that a checkpoint had: the config with what it does not say of
             where they lie.
         layout: the format of the files.
+        owns: of the variables that a model was made from: whether they are such as this format has. Those of
+            another of the port's formats are not written again.
+        laid_out: of a config: the same model as this format has it, where no checkpoint said where it lies.
+        spread: of the config and of what `laid_out` makes of it: parameters that only the second has -> the
+            model's parameter that holds their values. For a format that keeps for each layer what the model
+            keeps once.
+        config_file: which of `files` the original's own config text is; None: the port's first.
     """
 
     variables: Callable[[Any], Mapping[str, Shape]]
@@ -67,6 +74,10 @@ class OriginalFormat:
     more: Mapping[str, np.ndarray] = field(default_factory=dict)
     located: Callable[[Any, Mapping[str, Shape]], Any] = field(default=lambda config, _variables: config)
     layout: str = "tensorflow-bundle"
+    owns: Callable[[Mapping[str, Shape]], bool] = field(default=lambda _variables: True)
+    laid_out: Callable[[Any], Any] = field(default=lambda config: config)
+    spread: Callable[[Any, Any], Mapping[str, str]] = field(default=lambda _config, _located: {})
+    config_file: str | None = None
 
 
 @dataclass(frozen=True)

@@ -91,8 +91,9 @@ def resolve_config(checkpoint: Checkpoint, given: str | Path | None) -> tuple[Po
 
 
 def find_config(checkpoint: Checkpoint, port: Port) -> Path | None:
-    """The config file that lies beside a checkpoint, if one does."""
-    candidates = (checkpoint.path.parent / name for name in port.config_files)
+    """The config file that lies in a checkpoint that is a directory, or beside a checkpoint, if one does."""
+    folders = (checkpoint.path, checkpoint.path.parent)
+    candidates = (folder / name for folder in folders for name in port.config_files)
     return next((path for path in candidates if path.is_file()), None)
 
 

@@ -51,20 +51,24 @@ def plan_write_back(
         plan: its `plan_conversion`.
         to: name of one of the port's `originals`.
         variables: names and shapes of the checkpoint that the model was once made of, optimizer state and the
-            like included or not: the same names are written again. By default those that the config says.
+            like included or not: the same names are written again, if they are the format's own. By default
+            those that the config says.
 
     Raises:
         InputError: the port has no such original, or the source is one already.
         ConfigError: the original cannot be told to build this model.
         MappingError: variables and parameters do not fit each other; lists everything.
     """
-    port = source.port
+    port, model = source.port, source.resolved.config
     form = original_format(source, to)
-    config = source.resolved.config if variables is None else form.located(source.resolved.config, variables)
+    if variables is not None and not form.owns(variables):
+        variables = None
+    config = form.laid_out(model) if variables is None else form.located(model, variables)
     names = form.variables(config) if variables is None else variables
     forth = make_plan(port.rules(config, list(names)), names, parameter_shapes(port, config))
     back = invert_plan(forth)
     called = {entry.target: entry.sources[0] for entry in plan.entries}
+    called |= {parameter: called[of] for parameter, of in form.spread(model, config).items()}
     entries = tuple(_of_tensors(entry, called) for entry in back.entries)
     copies = {called[copy]: called[of] for copy, of in back.copies.items() if called[copy] != called[of]}
     written = Plan(entries, ignored=plan.ignored, copies={**plan.copies, **copies})

@@ -11,6 +11,7 @@ from porting.port import OriginalFormat
 from porting.ports.t5.architecture import Architecture
 from porting.ports.t5.config import Config
 from porting.ports.t5.located import located
+from porting.ports.t5.rules import recognises
 from porting.ports.t5.to_gin import gin_from_config
 from porting.ports.t5.variables import variables
 
@@ -61,4 +62,5 @@ MESH = OriginalFormat(
     # Mesh's training asks for it; 0 is where a fine-tuning begins.
     more={"global_step": np.zeros((), np.int64)},
     located=located,
+    owns=recognises,
 )

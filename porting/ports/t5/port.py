@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from porting.config_file import read_config_text, read_json_config
-from porting.mapping import Shape
-from porting.port import Port, ResolvedConfig
+from porting.port import Port
 from porting.ports.t5.architecture import MODEL_TYPE
-from porting.ports.t5.config import REQUIRED, Config, config_from_json
+from porting.ports.t5.config import Config, config_from_json
 from porting.ports.t5.decoding import DECODING
-from porting.ports.t5.from_gin import config_from_gin
-from porting.ports.t5.infer import infer_config
+from porting.ports.t5.naming import infer_config, read_config, recognises, rules
 from porting.ports.t5.original_format import MESH
 from porting.ports.t5.parameters import parameter_shapes
-from porting.ports.t5.proportion import check_proportion
 from porting.ports.t5.revealing import fit_ids, revealing_ids
-from porting.ports.t5.rules import recognises, rules
-from porting.ports.t5.spelling import spelling
+from porting.ports.t5.spelling import written_config
 from porting.ports.t5.state_dict import state_dict_rules
+from porting.ports.t5.t5x.original_format import T5X, T5X_SCANNED
 from porting.ports.t5.tap_buckets import tap_buckets
 from porting.ports.t5.taps import taps
 from porting.ports.t5.to_gin import gin_from_config
@@ -34,39 +28,6 @@ if TYPE_CHECKING:
 
     from porting.diagnose.engine import Candidate
     from porting.inputs import Inputs
-
-
-def read_config(path: Path, shapes: Mapping[str, Shape]) -> ResolvedConfig:
-    """From an `operative_config.gin` or a `config.json` (by the ending of its name).
-
-    What a config.json leaves open is inferred from the variables, so that one line is enough to override an
-    assumption: {"feed_forward_proj": "gated-silu"}.
-    """
-    resolved = _read_config(path, shapes)
-    check_proportion(resolved.config.architecture, shapes)
-    return resolved
-
-
-def _read_config(path: Path, shapes: Mapping[str, Shape]) -> ResolvedConfig:
-    if path.suffix != ".json":
-        config, assumed = config_from_gin(path, shapes)
-        text = read_config_text(path)
-        return ResolvedConfig(config, origin=str(path), assumed=assumed, original_text=text)
-    content = read_json_config(path)
-    if content.get("model_type") == MODEL_TYPE or all(name in content for name in REQUIRED):
-        return ResolvedConfig(config_from_json(content), origin=str(path))
-    inferred = infer_config(shapes, content)
-    short = spelling(inferred.config, content.get("model_type"))
-    answered: Config = config_from_json({**short.to_json(), **content})
-    # The answers changed nothing more: where the layers lie stays known.
-    if answered == short and config_to_json(inferred.config) == config_to_json(answered):
-        answered = inferred.config
-    return replace(inferred, config=answered, origin=f"{path}, the rest {inferred.origin}")
-
-
-def config_to_json(config: Config) -> dict[str, Any]:
-    """In transformers' terms where it has the architecture."""
-    return spelling(config.architecture, getattr(config, "model_type", None)).to_json()
 
 
 def build(config: Config) -> torch.nn.Module:
@@ -112,9 +73,9 @@ PORT = Port(
     recognises=recognises,
     read_config=read_config,
     infer_config=infer_config,
-    config_files=("operative_config.gin", "config.json"),
+    config_files=("operative_config.gin", "config.gin", "config.json"),
     config_from_json=config_from_json,
-    config_to_json=config_to_json,
+    config_to_json=written_config,
     extra_files=extra_files,
     candidates=candidates,
     rules=rules,
@@ -131,7 +92,7 @@ PORT = Port(
     relative_buckets=tap_buckets,
     parameter_shapes=parameter_shapes,
     state_dict_rules=state_dict_rules,
-    originals={"mesh": MESH},
+    originals={"mesh": MESH, "t5x": T5X, "t5x-scanned": T5X_SCANNED},
     tokenizer=TOKENIZER,
     tokenizer_files=tokenizer_files,
 )

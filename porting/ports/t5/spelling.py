@@ -40,6 +40,11 @@ def spelling(architecture: Architecture, model_type: object = None) -> Config:
     return found or architecture
 
 
+def written_config(config: Config) -> dict[str, Any]:
+    """The contents of `config.json`: in transformers' terms where it has the architecture."""
+    return spelling(config.architecture, getattr(config, "model_type", None)).to_json()
+
+
 def _as_t5(architecture: Architecture, kind: type[T5Config]) -> T5Config | None:
     """The spelling of an architecture, or None if it is not one of that kind."""
     encoder, decoder = architecture.encoder, architecture.decoder

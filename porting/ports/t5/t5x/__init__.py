@@ -1,0 +1,1 @@
+"""T5 as T5X has it: what its checkpoints call the weights, what its gin says, and the way back."""
