@@ -8,13 +8,13 @@ has is listed as unmatched, never skipped.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from porting.difference import Difference, align, difference_of
-from porting.errors import EXIT_DIVERGED, EXIT_OK, EXIT_UNTRUSTED
+from porting.errors import EXIT_DIVERGED, EXIT_OK, EXIT_UNTRUSTED, InputError
 from porting.findings import Fault, Findings, TapFigures, finite
 from porting.trace import Trace, TracedTensor
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 MATCH, DIVERGED, INCOMPLETE, INVALID = "match", "diverged", "incomplete", "invalid"
+WHY_LEFT_OUT = "the original's values mean nothing there"
 EXIT_CODES = {MATCH: EXIT_OK, DIVERGED: EXIT_DIVERGED, INCOMPLETE: EXIT_UNTRUSTED, INVALID: EXIT_UNTRUSTED}
 
 
@@ -35,13 +36,14 @@ class TensorComparison:
     Attributes:
         name, reference_name: the port's module path, and the original's own name.
         shape, dims: in the original's order of axes.
-        max_abs_diff, mean_abs_diff: over all elements; infinite where one side is not a number, or where
-            one side hides a position from attention that the other shows.
+        max_abs_diff, mean_abs_diff: over all elements that are compared; infinite where one side is not a
+            number, or where one side hides a position from attention that the other shows.
         max_rel_diff: max_abs_diff relative to the largest magnitude in the original's tensor.
         index: where the largest difference is; empty for a scalar.
         reference, port: the values there.
         status: "match", "diverged", or "invalid" (the original's values are not numbers).
         note: what else there is to say, such as shapes that differ.
+        left_out: how many positions were not compared, because the original's values mean nothing there.
         figures: what the tensor makes itself, what it passes on, and what rounding explains; None where no
             analysis was asked for.
         origin: "own" for a tensor that is wrong by itself, "inherited" for one that differs because its
@@ -62,6 +64,7 @@ class TensorComparison:
     note: str = ""
     figures: TapFigures | None = None
     origin: str | None = None
+    left_out: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """A row of the `tensors` list, and `first_divergence`. Numbers that JSON cannot say are null."""
@@ -80,11 +83,30 @@ class TensorComparison:
             **(self.figures.to_json() if self.figures else {}),
             **({"origin": self.origin} if self.figures else {}),
             **({"note": self.note} if self.note else {}),
+            **({"left_out": self.left_out} if self.left_out else {}),
         }
 
     def __getitem__(self, key: str) -> Any:
         """`row["name"]`: the same as in the JSON."""
         return self.to_json()[key]
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Positions that were not compared.
+
+    Attributes:
+        mask: name of the mask that says so.
+        positions, left_out: how many there are, and how many of them it leaves out.
+        tensors: how many tensors it is for.
+        why: what is special there, in words; of the original's trace.
+    """
+
+    mask: str
+    positions: int
+    left_out: int
+    tensors: int
+    why: str
 
 
 @dataclass(frozen=True)
@@ -97,6 +119,8 @@ class Comparison:
         atol: the tolerance, absolute.
         tensors: every pair, in the order in which the original computed them.
         unmatched_reference, unmatched_port: names that one side alone has.
+        unheard: names of the port that the original computes too and cannot be heard at, as its trace says.
+        left_out: positions that were not compared.
         reasons: why the comparison cannot be trusted, where it cannot.
         findings: where differences are made, and why; None where no analysis was asked for.
         provenance: versions, hashes, command, inputs: what the verdict rests on.
@@ -112,6 +136,8 @@ class Comparison:
     tensors: tuple[TensorComparison, ...]
     unmatched_reference: tuple[str, ...] = ()
     unmatched_port: tuple[str, ...] = ()
+    unheard: tuple[str, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
     reasons: tuple[str, ...] = ()
     findings: Findings | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
@@ -188,6 +214,8 @@ class Comparison:
             "first_divergence": first.to_json() if first else None,
             "tensors": [row.to_json() for row in self.tensors],
             "unmatched": {"reference": list(self.unmatched_reference), "port": list(self.unmatched_port)},
+            "unheard": list(self.unheard),
+            "left_out": [asdict(each) for each in self.left_out],
             **(self.findings.to_json() if self.findings else {}),
             "reasons": list(self.reasons),
             "generation": self.generation.to_json() if self.generation else None,
@@ -220,11 +248,16 @@ def compare_traces(
     for tensor, expected in reference.items():
         if tensor.name in port_tensors:
             found = port_tensors[tensor.name]
-            rows.append(_compare(tensor, expected, found, port.read(found), atol))
+            where = reference.meaningful(tensor)
+            rows.append(_compare(tensor, expected, found, port.read(found), atol, where))
             on_row(rows[-1])
     reference_names = set(reference.names())
     unmatched_reference = tuple(name for name in reference.names() if name not in port_tensors)
-    unmatched_port = tuple(name for name in port.names() if name not in reference_names)
+    silent = unheard_of(reference)
+    unheard = tuple(name for name in port.names() if name not in reference_names and name in silent)
+    unmatched_port = tuple(
+        name for name in port.names() if name not in reference_names and name not in silent
+    )
     reasons = _reasons_for_distrust(reference, port, rows)
     if reasons:
         status = INVALID
@@ -240,8 +273,39 @@ def compare_traces(
         tensors=tuple(rows),
         unmatched_reference=unmatched_reference,
         unmatched_port=unmatched_port,
+        unheard=unheard,
+        left_out=_left_out(reference, {row.name for row in rows}),
         reasons=reasons,
         provenance=provenance or {},
+    )
+
+
+def unheard_of(trace: Trace) -> frozenset[str]:
+    """Names of the port that the original says it can never be heard at (`unheard` in its metadata).
+
+    Raises:
+        InputError: it is no list of names.
+    """
+    names = trace.metadata.get("unheard", [])
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise InputError(f"{trace.path}: `unheard` in the metadata is no list of names: {names!r}")
+    return frozenset(names)
+
+
+def _left_out(reference: Trace, compared: set[str]) -> tuple[LeftOut, ...]:
+    """What each mask leaves out of the tensors that were compared."""
+    tensors: dict[str, set[str]] = {}
+    masks = {}
+    for tensor in reference.tensors:
+        for where in tensor.where:
+            if tensor.name in compared:
+                masks[where.name] = reference.mask(where)
+                tensors.setdefault(where.name, set()).add(tensor.name)
+    why = str(reference.metadata.get("left_out", WHY_LEFT_OUT))
+    return tuple(
+        LeftOut(name, int(mask.size), int(mask.size - mask.sum()), len(tensors[name]), why)
+        for name, mask in masks.items()
+        if not mask.all()
     )
 
 
@@ -258,8 +322,16 @@ def _reasons_for_distrust(reference: Trace, port: Trace, rows: list[TensorCompar
 
 
 def _compare(
-    tensor: TracedTensor, expected: np.ndarray, found: TracedTensor, value: np.ndarray, atol: float
+    tensor: TracedTensor,
+    expected: np.ndarray,
+    found: TracedTensor,
+    value: np.ndarray,
+    atol: float,
+    meaningful: np.ndarray | None,
 ) -> TensorComparison:
+    def counted(of: np.ndarray) -> np.ndarray:
+        return of if meaningful is None else of[np.broadcast_to(meaningful, of.shape)]
+
     def row(status: str, difference: Difference, note: str = "") -> TensorComparison:
         return TensorComparison(
             name=tensor.name,
@@ -274,19 +346,23 @@ def _compare(
             port=difference.port,
             status=status,
             note=note,
+            left_out=0 if meaningful is None else int(meaningful.size - meaningful.sum()),
         )
 
-    if np.isnan(expected).any():
-        count = int(np.isnan(expected).sum())
-        return row(INVALID, Difference(), f"{count} of {expected.size} values of the original are NaN")
+    if np.isnan(counted(expected)).any():
+        count = int(np.isnan(counted(expected)).sum())
+        return row(
+            INVALID, Difference(), f"{count} of {counted(expected).size} values of the original are NaN"
+        )
     aligned, note = align(tensor.dims, expected.shape, found.dims, value)
     if aligned is None:
         return row(DIVERGED, Difference(), note)
     limits = [below for below in (tensor.hidden_below, found.hidden_below) if below is not None]
-    difference = difference_of(expected, aligned, max(limits) if limits else None)
+    difference = difference_of(expected, aligned, max(limits) if limits else None, meaningful)
     within = difference.largest <= atol
-    if not within and np.isnan(aligned).any():
-        note = f"{int(np.isnan(aligned).sum())} of {aligned.size} values of the port are NaN"
+    if not within and np.isnan(counted(aligned)).any():
+        of_port = counted(aligned)
+        note = f"{int(np.isnan(of_port).sum())} of {of_port.size} values of the port are NaN"
     return row(MATCH if within else DIVERGED, difference, note)
 
 

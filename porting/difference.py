@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -53,7 +53,12 @@ class Difference:
     port: float = math.nan
 
 
-def distance(expected: np.ndarray, value: np.ndarray, hidden_below: float | None = None) -> np.ndarray:
+def distance(
+    expected: np.ndarray,
+    value: np.ndarray,
+    hidden_below: float | None = None,
+    meaningful: np.ndarray | None = None,
+) -> np.ndarray:
     """|expected - value| element by element, in the wider of the two dtypes, at least float32.
 
     Infinite where one side alone is not a number, or infinite.
@@ -63,6 +68,8 @@ def distance(expected: np.ndarray, value: np.ndarray, hidden_below: float | None
         hidden_below: values at or below this are attention masks. Two hidden positions are equal, one hidden
             position is infinitely far: hidden scores lie around -1e9, where neighbouring float32 numbers are
             64 apart, so that their exact values mean nothing, and the softmax makes zero of them.
+        meaningful: bool, of the same number of axes, 1 where it is for all of them: elsewhere nothing is
+            compared, and the distance is 0. None: everywhere.
     """
     dtype = np.result_type(expected, value, np.float32)
     with np.errstate(invalid="ignore", over="ignore"):
@@ -75,11 +82,20 @@ def distance(expected: np.ndarray, value: np.ndarray, hidden_below: float | None
         hidden, hidden_in_port = expected <= hidden_below, value <= hidden_below
         apart[hidden & hidden_in_port] = 0.0
         apart[hidden != hidden_in_port] = np.inf
+    if meaningful is not None:
+        apart[np.broadcast_to(~meaningful, apart.shape)] = 0.0
     return apart
 
 
-def difference_of(expected: np.ndarray, value: np.ndarray, hidden_below: float | None = None) -> Difference:
-    """The difference of two tensors of one shape; see `distance`."""
+def difference_of(
+    expected: np.ndarray,
+    value: np.ndarray,
+    hidden_below: float | None = None,
+    meaningful: np.ndarray | None = None,
+) -> Difference:
+    """The difference of two tensors of one shape, where they mean anything; see `distance`."""
+    if meaningful is not None:
+        return _masked(expected, value, hidden_below, np.broadcast_to(meaningful, expected.shape))
     if expected.size == 0:
         return Difference(0.0, 0.0, 0.0)
     apart = distance(np.asarray(expected, np.float64), value, hidden_below)
@@ -97,3 +113,15 @@ def difference_of(expected: np.ndarray, value: np.ndarray, hidden_below: float |
         reference=float(expected[index]),
         port=float(value[index]),
     )
+
+
+def _masked(
+    expected: np.ndarray, value: np.ndarray, hidden_below: float | None, meaningful: np.ndarray
+) -> Difference:
+    """Of the elements that mean anything, in a row; `index` is that in the whole tensor."""
+    places = np.flatnonzero(meaningful)
+    found = difference_of(np.asarray(expected)[meaningful], np.asarray(value)[meaningful], hidden_below)
+    if not found.index:  # nothing means anything
+        return found
+    index = np.unravel_index(places[found.index[0]], expected.shape)
+    return replace(found, index=tuple(int(i) for i in index))

@@ -6,6 +6,7 @@ either, and any program that can write NumPy files can make one. A trace is a di
     trace.json             what is there, in the order in which it was computed
     tensors/00000.npy ...  one NumPy file for each tensor, as trace.json names them
     inputs/inputs.npy ...  the integer arrays that went in
+    masks/inputs.npy ...   where tensors mean anything, bool; only where an original says so
     gradients/             a trace of the gradients, where they were asked for; see gradients/traces.py
 
 trace.json:
@@ -15,7 +16,7 @@ trace.json:
      "inputs_origin": "random 3x160, seed 0",
      "tensors": [{"name": "encoder.final_layer_norm", "original_name": "encoder/rms_norm",
                   "dims": ["batch", "length", "d_model"], "file": "tensors/00000.npy",
-                  "hidden_below": null}],
+                  "hidden_below": null, "where": [["masks/inputs.npy", ["batch", "length"]]]}],
      "metadata": {...}}
 """
 
@@ -24,10 +25,10 @@ from __future__ import annotations
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -40,15 +41,41 @@ _INDEX = "trace.json"
 GRADIENTS = "gradients"
 
 
+class Where(NamedTuple):
+    """A mask over some of a tensor's axes, true where the tensor means anything.
+
+    Attributes:
+        file: of the mask, bool, one axis for each of `dims`.
+        dims: names of the tensor's axes that the mask is for.
+    """
+
+    file: str
+    dims: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """Of the mask: `inputs` for `masks/inputs.npy`."""
+        return Path(self.file).stem
+
+
 @dataclass(frozen=True)
 class TracedTensor:
-    """One entry of a trace: what it is called, how its axes are called, and where its values lie."""
+    """One entry of a trace: what it is called, how its axes are called, and where its values lie.
+
+    Attributes:
+        name, original_name: the port's module path, and the original's own name.
+        dims: a name for each axis.
+        file: of the values.
+        hidden_below: values at or below this are attention masks; None where there are none.
+        where: masks that all have to be true where values mean anything; none: they do everywhere.
+    """
 
     name: str
     original_name: str
     dims: tuple[str, ...]
     file: str
     hidden_below: float | None = None
+    where: tuple[Where, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -92,6 +119,42 @@ class Trace:
             )
         return array
 
+    def meaningful(self, tensor: TracedTensor) -> np.ndarray | None:
+        """Where the values of one entry mean anything; None: everywhere.
+
+        Returns:
+            bool, an axis for each of the tensor's dims in their order; size 1 where no mask is for the axis.
+
+        Raises:
+            InputError: a mask is missing, is no array of bool, or does not fit the tensor.
+        """
+        if not tensor.where:
+            return None
+        sizes = dict(zip(tensor.dims, self.read(tensor).shape, strict=True))
+        found: np.ndarray = np.ones((1,) * len(tensor.dims), bool)
+        for each in tensor.where:
+            mask = self.mask(each)
+            expected = tuple(sizes[dim] for dim in each.dims)
+            if mask.shape != expected:
+                raise InputError(
+                    f"{self.path}: {tensor.name} has {list(expected)} positions ({' '.join(each.dims)}), and"
+                    f" the mask {each.file} says something of {list(mask.shape)}."
+                )
+            order = sorted(range(len(each.dims)), key=lambda axis: tensor.dims.index(each.dims[axis]))
+            shape = [size if dim in each.dims else 1 for dim, size in sizes.items()]
+            found = found & mask.transpose(order).reshape(shape)
+        return found
+
+    def mask(self, where: Where) -> np.ndarray:
+        """A mask, bool, an axis for each of its dims. Raises InputError if it is not one."""
+        mask = _load_npy(self.path, where.file)
+        if mask.dtype != np.bool_ or mask.ndim != len(where.dims):
+            raise InputError(
+                f"{self.path}: the mask {where.file} is {mask.dtype} with {mask.ndim} axes; it must be bool"
+                f" with {len(where.dims)} ({' '.join(where.dims)})."
+            )
+        return mask
+
     def items(self) -> Iterator[tuple[TracedTensor, np.ndarray]]:
         """Entries with their values, one at a time."""
         for tensor in self.tensors:
@@ -121,7 +184,7 @@ class TraceWriter:
             (path / "inputs").mkdir(exist_ok=True)
             (path / _INDEX).unlink(missing_ok=True)
             (path / GRADIENTS / _INDEX).unlink(missing_ok=True)  # of what was traced here before
-            for stale in (path / "tensors").glob("*.npy"):
+            for stale in (*(path / "tensors").glob("*.npy"), *(path / "masks").glob("*.npy")):
                 stale.unlink()
         except OSError as error:
             raise OutputError(f"Cannot write a trace in {path}: {error}") from error
@@ -134,13 +197,33 @@ class TraceWriter:
         *,
         original_name: str = "",
         hidden_below: float | None = None,
+        where: Sequence[Where] = (),
     ) -> None:
-        """Write one tensor. `values` has one axis for each of `dims`."""
+        """Write one tensor.
+
+        Args:
+            name: the port's.
+            values: one axis for each of `dims`.
+            dims: names of the axes.
+            original_name, hidden_below, where: as in `TracedTensor`; `mask` writes masks.
+        """
         if values.ndim != len(dims):
             raise ValueError(f"{name}: {values.ndim} axes and dims {dims}")
+        for each in where:
+            if not {*each.dims} <= {*dims}:
+                raise ValueError(f"{name} has dims {dims}, and the mask {each.file} is for {each.dims}")
         file = f"tensors/{len(self._tensors):05d}.npy"
         np.save(self.path / file, values, allow_pickle=False)
-        self._tensors.append(TracedTensor(name, original_name or name, tuple(dims), file, hidden_below))
+        self._tensors.append(
+            TracedTensor(name, original_name or name, tuple(dims), file, hidden_below, tuple(where))
+        )
+
+    def mask(self, name: str, mask: np.ndarray) -> str:
+        """Write a mask, bool, and return its file, for the `where` of tensors."""
+        file = f"masks/{name}.npy"
+        (self.path / "masks").mkdir(exist_ok=True)
+        np.save(self.path / file, np.asarray(mask, bool), allow_pickle=False)
+        return file
 
     def close(self, metadata: Mapping[str, Any]) -> Trace:
         """Write the index and hand over the finished trace."""
@@ -191,7 +274,10 @@ def read_trace(path: str | Path) -> Trace:
     if repeated:
         raise InputError(f"{path / _INDEX} names tensors more than once: {', '.join(repeated)}.")
     inputs = Inputs.from_arrays(arrays, origin=str(index.get("inputs_origin", path)))
-    return Trace(path, tensors, inputs, index.get("metadata", {}))
+    trace = Trace(path, tensors, inputs, index.get("metadata", {}))
+    for where in dict.fromkeys(each for tensor in tensors for each in tensor.where):
+        trace.mask(where)  # fails here rather than behind a run of the port
+    return trace
 
 
 def _entry(entry: Mapping[str, Any]) -> TracedTensor:
@@ -206,7 +292,20 @@ def _entry(entry: Mapping[str, Any]) -> TracedTensor:
         dims=tuple(entry["dims"]),
         file=entry["file"],
         hidden_below=hidden_below,
+        where=tuple(_where(each, entry) for each in entry.get("where") or ()),
     )
+
+
+def _where(item: Any, entry: Mapping[str, Any]) -> Where:
+    """One mask of an item of the index. Raises TypeError if it is not one."""
+    fits = (
+        isinstance(item, list) and len(item) == 2 and isinstance(item[0], str) and isinstance(item[1], list)
+    )
+    if not fits or not all(isinstance(dim, str) and dim in entry["dims"] for dim in item[1]):
+        raise TypeError(f"where {item!r} of {entry['name']}: [file, names of its dims] is expected")
+    if len({*item[1]}) < len(item[1]):
+        raise TypeError(f"where {item!r} of {entry['name']} names a dimension twice")
+    return Where(item[0], tuple(item[1]))
 
 
 def _load_npy(root: Path, file: str) -> np.ndarray:

@@ -48,6 +48,20 @@ class Originals:
         values, _ = align(tap.dimension_names, shape, entry.dims, self._reference.read(entry))
         return values
 
+    def meaningful(self, tap: Tap) -> np.ndarray | None:
+        """Where the original's values mean anything: bool in the tap's dims, of size 1 where that is all one.
+
+        None: everywhere, or there is no such tensor.
+        """
+        entry = self._entries.get(tap.name)
+        found = None if entry is None else self._reference.meaningful(entry)
+        if found is None or entry is None:
+            return None
+        names = tap.dimension_names
+        sizes = dict(zip(entry.dims, found.shape, strict=True))
+        aligned, _ = align(names, tuple(sizes.get(name, 1) for name in names), entry.dims, found)
+        return aligned
+
     def in_dims_of(self, tap: Tap) -> np.ndarray | None:
         """The original's values in the tap's dims; None where there are none, or they have others."""
         entry = self._entries.get(tap.name)
@@ -59,12 +73,18 @@ class Originals:
         return align(tap.dimension_names, shape, entry.dims, values)[0]
 
     def like(self, tap: Tap, value: torch.Tensor) -> torch.Tensor | None:
-        """The same as a tensor of `value`'s shape, dtype and device."""
-        unfolded = self.unfolded(tap, tap.unfolded_shape(tuple(value.shape)))
+        """The same in `value`'s shape, dtype and device; where the original's mean nothing, `value`'s."""
+        shape = tap.unfolded_shape(tuple(value.shape))
+        unfolded = self.unfolded(tap, shape)
         if unfolded is None:
             return None
         copied = np.ascontiguousarray(unfolded).reshape(tuple(value.shape))
-        return torch.tensor(copied, dtype=value.dtype, device=value.device)
+        original = torch.tensor(copied, dtype=value.dtype, device=value.device)
+        meaningful = self.meaningful(tap)
+        if meaningful is None:
+            return original
+        mask = np.ascontiguousarray(np.broadcast_to(meaningful, shape)).reshape(tuple(value.shape))
+        return torch.where(torch.from_numpy(mask).to(value.device), original, value.detach())
 
 
 def run_isolated(

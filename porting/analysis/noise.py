@@ -31,7 +31,11 @@ def times_for(unit: float) -> float:
 
 
 def floor_of(
-    changes: list[np.ndarray], value: np.ndarray, unit: float, hidden_below: float | None = None
+    changes: list[np.ndarray],
+    value: np.ndarray,
+    unit: float,
+    hidden_below: float | None = None,
+    meaningful: np.ndarray | None = None,
 ) -> np.ndarray:
     """The rounding to be expected of each element, of the value's shape; float32 unless a value is wider.
 
@@ -40,14 +44,17 @@ def floor_of(
         value: the tensor as it should be.
         unit: the relative rounding unit of what it is computed in (`torch.finfo(dtype).eps`).
         hidden_below: values at or below this are masks: nothing is expected of them.
+        meaningful: as in `distance`: nothing is expected elsewhere.
     """
     dtype = np.result_type(value, np.float32, *changes)
     floor = np.asarray(np.multiply(np.abs(value), unit / 2, dtype=dtype))
     counted = None  # all elements, as a rule
-    if hidden_below is not None or not np.isfinite(floor.max(initial=0.0)):
+    if hidden_below is not None or meaningful is not None or not np.isfinite(floor.max(initial=0.0)):
         counted = np.isfinite(value)
         if hidden_below is not None:
             counted &= value > hidden_below
+        if meaningful is not None:
+            counted &= meaningful
     for change in changes:
         plain = np.isfinite(change.max(initial=0.0))
         np.maximum(floor, change if plain else np.where(np.isfinite(change), change, 0.0), out=floor)
@@ -62,10 +69,14 @@ def floor_of(
 
 
 def times_the_floor(
-    expected: np.ndarray, value: np.ndarray, floor: np.ndarray, hidden_below: float | None = None
+    expected: np.ndarray,
+    value: np.ndarray,
+    floor: np.ndarray,
+    hidden_below: float | None = None,
+    meaningful: np.ndarray | None = None,
 ) -> float:
     """The largest ratio of difference to floor; infinite where there is a difference and no floor."""
-    apart = distance(expected, value, hidden_below)
+    apart = distance(expected, value, hidden_below, meaningful)
     if not apart.size:
         return 0.0
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):

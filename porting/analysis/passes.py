@@ -173,10 +173,11 @@ class Analyser:
     def _isolate(self) -> None:
         def on_tensor(tap: Tap, value: np.ndarray, original: np.ndarray) -> None:
             figures = self._figures.setdefault(tap.name, TapFigures())
-            figures.local = _largest(distance(original, value, tap.hidden_below))
+            where = self._originals.meaningful(tap)
+            figures.local = _largest(distance(original, value, tap.hidden_below, where))
             if tap.name in self._free:
                 seen = self.free.read(self._free[tap.name])
-                figures.passed_on = _largest(distance(value, seen, tap.hidden_below))
+                figures.passed_on = _largest(distance(value, seen, tap.hidden_below, where))
             self._arrays.put("isolated", tap.name, value)
 
         def on_misfit(tap: Tap) -> None:
@@ -203,7 +204,8 @@ class Analyser:
                 original = self._originals.unfolded(tap, isolated.shape)
                 assert original is not None
                 figures.local_floor = _largest(floor)
-                figures.times_floor = times_the_floor(original, isolated, floor, tap.hidden_below)
+                where = self._originals.meaningful(tap)
+                figures.times_floor = times_the_floor(original, isolated, floor, tap.hidden_below, where)
 
     def _free_floors(self) -> dict[str, float]:
         """Floors of the free run, into the figures; those of the model's outputs are returned."""
@@ -234,21 +236,24 @@ class Analyser:
         self, kind: str, tap: Tap, value: np.ndarray, moved_value: np.ndarray, like: np.ndarray
     ) -> None:
         """From inputs moved by one rounding unit."""
-        change = distance(value, moved_value, tap.hidden_below)
-        floor = floor_of([change], like, self._unit, tap.hidden_below)
+        where = self._originals.meaningful(tap)
+        change = distance(value, moved_value, tap.hidden_below, where)
+        floor = floor_of([change], like, self._unit, tap.hidden_below, where)
         self._arrays.put(kind, tap.name, floor.astype(np.float32, copy=False))
 
     def _second_floor(
         self, kind: str, tap: Tap, value: np.ndarray, wide_value: np.ndarray, like: np.ndarray
     ) -> None:
         """And from a float64 run, wherever that computes the same."""
-        change = distance(value, wide_value, tap.hidden_below)
+        where = self._originals.meaningful(tap)
+        change = distance(value, wide_value, tap.hidden_below, where)
         before = self._arrays.get(kind, tap.name)
         # A loss near zero is made of large logits: within a tap, numbers as large as any so far are rounded.
-        shown = like if tap.hidden_below is None else np.asarray(like)[like > tap.hidden_below]
+        shown = np.asarray(like if where is None else like[np.broadcast_to(where, like.shape)])
+        shown = shown if tap.hidden_below is None else shown[shown > tap.hidden_below]
         self._magnitude = max(self._magnitude, _largest(np.abs(shown[np.isfinite(shown)])))
         change[change > np.maximum(before * _LOST, self._unit * self._magnitude * _WITHIN)] = 0.0
-        floor = floor_of([before, change], like, self._unit, tap.hidden_below)
+        floor = floor_of([before, change], like, self._unit, tap.hidden_below, where)
         self._arrays.put(kind, tap.name, floor.astype(np.float32, copy=False))
 
     def _in_float64(self, passes: Callable[[], object]) -> None:
@@ -282,7 +287,8 @@ class Analyser:
             nonlocal worst
             if tap.name in mended:
                 return
-            apart = _largest(distance(original, value, tap.hidden_below))
+            where = self._originals.meaningful(tap)
+            apart = _largest(distance(original, value, tap.hidden_below, where))
             floor = self._figures[tap.name].floor
             times = apart / floor if floor > 0 else (math.inf if apart else 0.0)
             if times > worst.times_floor:

@@ -71,6 +71,9 @@ def site_of(lab: Lab, analysis: Analysis, name: str, recorded: Recorded) -> Site
         found = lab.replay(name)
         port = torch.zeros(()) if found is None else found
         floor = torch.from_numpy(floor_of([], original.numpy(), analysis.unit))
+    meaningful = lab.meaningful(name)
+    if meaningful is not None and port.shape == original.shape:
+        original = torch.where(meaningful, original, port)
     return Site(
         tap=lab.by_name[name],
         original=original,
@@ -79,6 +82,7 @@ def site_of(lab: Lab, analysis: Analysis, name: str, recorded: Recorded) -> Site
         times=analysis.times,
         recorded=recorded,
         lab=lab,
+        meaningful=meaningful,
     )
 
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -204,6 +205,14 @@ class Lab:
         tap = self.by_name.get(name)
         values = None if tap is None else self.originals.in_dims_of(tap)
         return None if values is None else torch.from_numpy(values.astype("float64"))
+
+    def meaningful(self, name: str) -> Tensor | None:
+        """Where the original's tensor means anything, bool, in the tap's dims; None: everywhere."""
+        tap = self.by_name[name]
+        found, values = self.originals.meaningful(tap), self.originals.in_dims_of(tap)
+        if found is None or values is None:
+            return None
+        return torch.from_numpy(np.array(np.broadcast_to(found, values.shape)))
 
 
 def _with_gradients(run: Run) -> Run:

@@ -32,6 +32,8 @@ class Site:
         times: how many times the floor counts as agreement.
         recorded: what it was computed from.
         lab: runs the port with changes.
+        meaningful: where the original's values mean anything, bool, of the original's shape; elsewhere
+            `original` has the port's values, where both have one shape. None: everywhere.
     """
 
     tap: Tap
@@ -41,6 +43,7 @@ class Site:
     times: float
     recorded: Recorded
     lab: Lab
+    meaningful: Tensor | None = None
 
     @property
     def name(self) -> str:
@@ -79,8 +82,10 @@ class Site:
 
     @cached_property
     def shown(self) -> Tensor:
-        """Where both sides have a number rather than a mask, bool."""
+        """Where both sides have a number that means something, rather than a mask, bool."""
         shown = torch.isfinite(self.original) & torch.isfinite(self.port)
+        if self.meaningful is not None:
+            shown &= self.meaningful
         below = self.tap.hidden_below
         return shown if below is None else shown & (self.original > below) & (self.port > below)
 
@@ -139,23 +144,32 @@ class Site:
         apart = torch.where(value == expected, torch.zeros_like(apart), apart)
         if below is not None:
             hidden, expected_hidden = value <= below, expected <= below
-            if bool((hidden != expected_hidden).any()):
+            if bool(((hidden != expected_hidden) & self._counted(apart)).any()):
                 return False
             apart = apart.masked_fill(hidden, 0.0)
+        apart = apart.masked_fill(~self._counted(apart), 0.0)
         return bool((apart <= self.times * floor).all())
+
+    def _counted(self, like: Tensor) -> Tensor:
+        """Which elements count, bool."""
+        if self.meaningful is None or self.meaningful.shape != like.shape:
+            return torch.ones_like(like, dtype=torch.bool)
+        return self.meaningful
 
     def _better(self, value: Tensor | None) -> bool:
         """A fault not far above the noise must be gone, not only within the tolerance."""
         if value is None or self.port.shape != self.original.shape:
             return value is not None
         below = self.tap.hidden_below
+        # `original` has the port's values where its own mean nothing: neither of these is seen there.
         if below is not None and bool(((self.port <= below) != (self.original <= below)).any()):
             return True  # the mask is the fault, or part of it: numbers that both show may be right already
         if bool((torch.isfinite(self.original) & ~torch.isfinite(self.port)).any()):
             return True  # what was no number is one: numbers beside it may have been right already
         before = (self.port - self.original)[self.shown].square().mean()
         after = (value - self.original)[self.shown].square().mean()
-        return bool(after <= before * _LEFT**2) or bool((~self.shown).any() and not before)
+        hidden = bool((~self.shown & self._counted(value)).any())
+        return bool(after <= before * _LEFT**2) or bool(hidden and not before)
 
     @cached_property
     def _floor_of_original(self) -> Tensor:
@@ -166,7 +180,8 @@ class Site:
         if not (ports > 0 and originals > 0 and torch.isfinite(ports) and torch.isfinite(originals)):
             return self.floor
         # Rows may have grown more than the whole: none is held to less than its own rounding.
-        own = torch.from_numpy(floor_of([], self.original.numpy(), _OWN, self.tap.hidden_below))
+        where = None if self.meaningful is None else self.meaningful.numpy()
+        own = torch.from_numpy(floor_of([], self.original.numpy(), _OWN, self.tap.hidden_below, where))
         return (self.floor * (originals / ports)).maximum(own)
 
 

@@ -103,7 +103,9 @@ def compare_gradients(reference: Trace, port: Trace, tolerance: float = TOLERANC
         tolerance: see `GradientComparison`.
     """
     parameters = frozenset(reference.metadata.get("parameters", ()))
-    sizes = {tensor.name: _largest(values) for tensor, values in reference.items()}
+    sizes = {
+        tensor.name: _largest(values, reference.meaningful(tensor)) for tensor, values in reference.items()
+    }
     floors = {TAP: 0.0, PARAMETER: 0.0}
     for tensor in reference.tensors:
         if tensor.dims and math.isfinite(sizes[tensor.name]):  # the loss has no dimensions
@@ -150,8 +152,10 @@ def compare_gradients(reference: Trace, port: Trace, tolerance: float = TOLERANC
     )
 
 
-def _largest(values: np.ndarray) -> float:
+def _largest(values: np.ndarray, meaningful: np.ndarray | None) -> float:
     """The largest magnitude; infinite if that is there, NaN left to the comparison."""
+    if meaningful is not None:
+        values = values[np.broadcast_to(meaningful, values.shape)]
     return float(np.fmax.reduce(np.abs(values), axis=None, initial=0.0))
 
 

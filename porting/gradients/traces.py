@@ -80,8 +80,9 @@ def map_variables(raw: Trace, plan: Plan, path: Path) -> Trace:
             parameters += [name for name, _, _ in written]
         else:
             written = [(tensor.name, values, tensor.dims)]
+        where = [each._replace(file=writer.mask(each.name, raw.mask(each))) for each in tensor.where]
         for name, array, dims in written:
-            writer.add(name, array, dims, original_name=tensor.original_name)
+            writer.add(name, array, dims, original_name=tensor.original_name, where=where)
             if tensor.name in without:
                 without_gradient.append(name)
     metadata = {key: value for key, value in raw.metadata.items() if key != "variables"}

@@ -38,7 +38,8 @@ def pictures_of(
         None if nothing was compared, or if the two tensors cannot be laid over each other. Else
 
         - `tensor`, `why` ("first divergence" or "largest difference"), `dims`, `shape`;
-        - `elements`, `beyond`: how many there are, and how many differ by more than the tolerance;
+        - `elements`, `beyond`: how many are compared, and how many of them differ by more than the
+          tolerance;
         - `largest`, `first`: a window (see `window_of`) around the largest difference, and around the first
           element beyond the tolerance, counted as NumPy does; `first` is null if there is none, or if it is
           the same element;
@@ -54,21 +55,26 @@ def pictures_of(
     if value is None or not expected.size:
         return None
     limits = [below for below in (theirs.hidden_below, ours.hidden_below) if below is not None]
-    apart = distance(np.asarray(expected, np.float64), value, max(limits) if limits else None)
+    meaningful = reference.meaningful(theirs)
+    apart = distance(np.asarray(expected, np.float64), value, max(limits) if limits else None, meaningful)
+    counted = None if meaningful is None else np.broadcast_to(meaningful, apart.shape)
     beyond = apart > comparison.atol
-    largest = np.unravel_index(int(apart.argmax()), apart.shape)
+    if counted is not None and not counted.any():
+        return None
+    counting = apart if counted is None else np.where(counted, apart, -1.0)
+    largest = np.unravel_index(int(counting.argmax()), apart.shape)
     first = np.unravel_index(int(beyond.argmax()), apart.shape) if beyond.any() else None
     return {
         "tensor": row.name,
         "why": FIRST_DIVERGENCE if comparison.first_divergence else LARGEST_DIFFERENCE,
         "dims": list(theirs.dims),
         "shape": list(expected.shape),
-        "elements": int(apart.size),
+        "elements": int(apart.size if counted is None else counted.sum()),
         "beyond": int(beyond.sum()),
-        "largest": window_of(expected, value, theirs.dims, [int(i) for i in largest]),
+        "largest": window_of(expected, value, theirs.dims, [int(i) for i in largest], counted),
         "first": None
         if first is None or first == largest
-        else window_of(expected, value, theirs.dims, [int(i) for i in first]),
+        else window_of(expected, value, theirs.dims, [int(i) for i in first], counted),
         "maps": maps_of(apart, theirs.dims),
         "buckets": _buckets(row.name, apart, theirs.dims, buckets_of),
     }

@@ -80,6 +80,8 @@ class BuiltModule:
         taps: which arrays are compared with which taps of the port.
         sizes: sizes of dimensions that taps have in parentheses, from the input arrays.
         loss: the scalar among the outputs whose gradients are taken.
+        masks: of the input arrays: bool arrays by the names that taps' `where` have.
+        facts: further entries of the trace's metadata: `unheard`, `left_out`; see `OpenOriginal.facts`.
         variable_name: from a parameter's path (`encoder/layers_0/kernel`) to the checkpoint's name of it.
     """
 
@@ -89,6 +91,8 @@ class BuiltModule:
     sizes: Callable[[Mapping[str, np.ndarray]], Mapping[str, int]] = field(default=lambda _arrays: {})
     loss: str = "loss"
     variable_name: Callable[[str], str] = field(default=lambda name: name)
+    masks: Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]] = field(default=lambda _arrays: {})
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 Build = Callable[[Mapping[str, Any]], BuiltModule]
@@ -187,7 +191,7 @@ class _Original:
     def facts(self) -> Mapping[str, Any]:
         """Implementation and versions."""
         versions = versions_of("jax", "jaxlib", "flax", *self._packages, "numpy")
-        return {"implementation": self._implementation, "versions": versions}
+        return {"implementation": self._implementation, "versions": versions, **self._built.facts}
 
     def answer(self, inputs: Inputs, *, backward: bool) -> Answer:
         """Run the module under an interceptor."""
@@ -208,6 +212,7 @@ class _Original:
             sizes=self._built.sizes(inputs.arrays()),
             absent=absent,
             gradients=gradients,
+            masks=self._built.masks(inputs.arrays()),
         )
 
     def _run(self, inputs: Inputs, variables: Any, perturbations: Mapping[str, Any]) -> _Heard:

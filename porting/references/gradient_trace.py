@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from porting.inputs import Inputs
+from porting.references.original_tap import written_masks
 from porting.trace import TraceWriter
 
 
@@ -24,6 +25,7 @@ class OriginalGradient:
         values: float32, zeros where the loss does not depend on the tensor.
         is_variable: whether the tensor is a variable.
         reached: whether the loss depends on the tensor through operations that have a gradient.
+        where: as in `OriginalTap`.
     """
 
     name: str
@@ -32,6 +34,7 @@ class OriginalGradient:
     values: np.ndarray
     is_variable: bool
     reached: bool = True
+    where: tuple[tuple[str, str], ...] = ()
 
 
 def write_gradient_trace(
@@ -41,6 +44,7 @@ def write_gradient_trace(
     metadata: Mapping[str, Any],
     *,
     deterministic: bool,
+    masks: Mapping[str, np.ndarray] | None = None,
 ) -> None:
     """Write gradients as a trace.
 
@@ -50,10 +54,18 @@ def write_gradient_trace(
         gradients: in backward order.
         metadata: written along.
         deterministic: whether taking them again gave the same.
+        masks: bool, by the names that gradients' `where` have.
     """
     writer = TraceWriter(path, inputs)
     for gradient in gradients:
-        writer.add(gradient.name, gradient.values, gradient.dims, original_name=gradient.original_name)
+        where = written_masks(writer, gradient.where, masks or {})
+        writer.add(
+            gradient.name,
+            gradient.values,
+            gradient.dims,
+            original_name=gradient.original_name,
+            where=where,
+        )
     writer.close(
         {
             **metadata,

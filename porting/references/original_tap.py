@@ -12,6 +12,7 @@ import numpy as np
 from porting.errors import Problem, ReferenceRunError
 from porting.module_output import module_output
 from porting.tap import Tap
+from porting.trace import TraceWriter, Where
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,9 @@ class OriginalTap:
             is left out. See `Tap`.
         sizes: sizes of dimensions inside groups, all but one of each group.
         hidden_below: as in `Tap`: values at or below this are attention masks.
+        where: masks that all have to be true where the tensor means anything, each with the names of the
+            tensor's dimensions that it is for: `(("inputs", "batch length"),)`. The masks themselves come
+            with the original's answer.
         optional: whether an original of some configs lacks the tensor; it then stays out of the trace.
             Better, where the config says so: list the tap only then, so that a wrong name is noticed.
     """
@@ -40,6 +44,7 @@ class OriginalTap:
     sizes: Mapping[str, int] = field(default_factory=dict)
     hidden_below: float | None = None
     optional: bool = False
+    where: tuple[tuple[str, str], ...] = ()
 
     def labelled(
         self, values: np.ndarray, sizes: Mapping[str, int] | None = None
@@ -58,6 +63,23 @@ class OriginalTap:
         if values.dtype.itemsize < 4 and values.dtype.kind not in "biu":  # bfloat16 is of kind V
             values = values.astype(np.float32)
         return tap.dimension_names, values.reshape(tap.unfolded_shape(values.shape))
+
+
+def written_masks(
+    writer: TraceWriter, where: Sequence[tuple[str, str]], masks: Mapping[str, np.ndarray]
+) -> list[Where]:
+    """The masks of a tap, written into a trace.
+
+    Raises:
+        ReferenceRunError: the original gave no mask of that name.
+    """
+    absent = [name for name, _ in where if name not in masks]
+    if absent:
+        raise ReferenceRunError(
+            f"Taps are masked by {', '.join(absent)}, and the original gave no such mask.",
+            remedy="Correct `where` of the taps, or `masks`, in the port's reference.py.",
+        )
+    return [Where(writer.mask(name, masks[name]), tuple(dims.split())) for name, dims in where]
 
 
 def known_taps(

@@ -20,7 +20,7 @@ import numpy as np
 from porting.errors import Problem, ReferenceRunError
 from porting.inputs import Inputs
 from porting.references.gradient_trace import OriginalGradient, write_gradient_trace
-from porting.references.original_tap import OriginalTap
+from porting.references.original_tap import OriginalTap, written_masks
 from porting.trace import TraceWriter, read_trace
 
 # Of a request; all that it has besides says which model is meant.
@@ -55,6 +55,7 @@ class Answer:
         sizes: sizes of dimensions inside the groups of taps.
         absent: names of optional taps that this original lacks.
         gradients: in backward order; None where they were not asked for.
+        masks: bool, by the names that taps' `where` have.
     """
 
     values: Sequence[tuple[OriginalTap, np.ndarray]]
@@ -62,6 +63,7 @@ class Answer:
     sizes: Mapping[str, int] = field(default_factory=dict)
     absent: Sequence[str] = ()
     gradients: Sequence[TapGradient | VariableGradient] | None = None
+    masks: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 class OpenOriginal(Protocol):
@@ -71,7 +73,11 @@ class OpenOriginal(Protocol):
         """Run it on the inputs, twice; with `backward` also take the gradients of the loss."""
 
     def facts(self) -> Mapping[str, Any]:
-        """What a verdict rests on, for the trace's metadata: `implementation`, `versions`, ..."""
+        """What a verdict rests on, for the trace's metadata: `implementation`, `versions`, ...
+
+        Also `unheard`, names of the port's taps that this original cannot be heard at, and `left_out`, why
+        masked positions mean nothing, in words.
+        """
 
 
 class Reference:
@@ -114,11 +120,23 @@ class Reference:
         }
         writer = TraceWriter(Path(request["trace"]), inputs)
         for (tap, _), (dims, array) in zip(answer.values, labelled, strict=True):
-            writer.add(tap.name, array, dims, original_name=tap.original, hidden_below=tap.hidden_below)
+            writer.add(
+                tap.name,
+                array,
+                dims,
+                original_name=tap.original,
+                hidden_below=tap.hidden_below,
+                where=written_masks(writer, tap.where, answer.masks),
+            )
         writer.close({**metadata, "deterministic": answer.deterministic})
         if wanted is not None:
             write_gradient_trace(
-                Path(wanted), inputs, gradients, metadata, deterministic=answer.deterministic
+                Path(wanted),
+                inputs,
+                gradients,
+                metadata,
+                deterministic=answer.deterministic,
+                masks=answer.masks,
             )
 
     def _original(self, model: Mapping[str, Any]) -> OpenOriginal:
@@ -157,7 +175,13 @@ def _gradient(each: TapGradient | VariableGradient, answer: Answer) -> OriginalG
         return OriginalGradient(each.name, each.name, dims, values, is_variable=True, reached=reached)
     dims, values = each.tap.labelled(values, answer.sizes)
     return OriginalGradient(
-        each.tap.name, each.tap.original, dims, values, is_variable=False, reached=reached
+        each.tap.name,
+        each.tap.original,
+        dims,
+        values,
+        is_variable=False,
+        reached=reached,
+        where=each.tap.where,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from porting.compare import Comparison, TensorComparison
@@ -10,7 +11,7 @@ from porting.findings import Fault, Findings
 from porting.report.backward import gradient_section
 from porting.report.generation import generation_section
 from porting.report.search import search_section
-from porting.report.text import cause, number, place, verdict
+from porting.report.text import cause, left_out, number, place, verdict
 
 _HOW_STRICT = """\
 How strict each figure is:
@@ -63,6 +64,16 @@ def _lines(comparison: Comparison, name: str) -> Iterator[str]:
             yield ""
             yield from (f"- `{unmatched}`" for unmatched in names)
             yield ""
+    if comparison.unheard:
+        yield "## Not heard in the original"
+        yield ""
+        yield "The port's tensors in places where this original cannot be listened to. They are not compared."
+        yield ""
+        yield from (f"- `{unheard}`" for unheard in comparison.unheard)
+        yield ""
+    if comparison.left_out:
+        yield f"Not compared: {left_out({'left_out': [asdict(each) for each in comparison.left_out]})}."
+        yield ""
     yield from _tensors(comparison)
     if comparison.backward:
         yield from gradient_section(comparison.backward)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import shutil
 import textwrap
+from collections.abc import Sequence
+from dataclasses import asdict
 
 from porting.compare import Comparison, TensorComparison
 from porting.report.backward import gradient_lines
 from porting.report.generation import generation_lines
 from porting.report.search import search_lines
-from porting.report.text import cause, number, place, verdict
+from porting.report.text import cause, folded_names, left_out, number, place, verdict
 
 _SHOWN_NAMES = 6
 _SHOWN_FAULTS = 2
@@ -34,8 +36,11 @@ def summary_lines(comparison: Comparison) -> list[str]:
         ("port", comparison.unmatched_port),
     ):
         if names:
-            more = f" and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else ""
-            lines.append(f"Only in the {side}: {', '.join(names[:_SHOWN_NAMES])}{more}")
+            lines.append(f"Only in the {side}: {_few(names)}")
+    if comparison.unheard:
+        lines.append(f"Not heard in the original: {_few(folded_names(comparison.unheard))}")
+    if comparison.left_out:
+        lines.append(f"Not compared: {left_out({'left_out': [asdict(e) for e in comparison.left_out]})}")
     if comparison.generation:
         lines += generation_lines(comparison.generation)
     if comparison.search:
@@ -45,6 +50,11 @@ def summary_lines(comparison: Comparison) -> list[str]:
     if comparison.reports:
         lines.append(f"Report: {comparison.reports.get('html', '')}")
     return lines
+
+
+def _few(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else ""
+    return f"{', '.join(names[:_SHOWN_NAMES])}{more}"
 
 
 def screen_lines(comparison: Comparison, width: int | None = None) -> list[str]:

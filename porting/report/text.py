@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from porting.compare import DIVERGED, INCOMPLETE, MATCH, Comparison, TensorComparison
 from porting.findings import Fault
+from porting.fold import fold
 
 
 def verdict(comparison: Comparison) -> str:
@@ -38,6 +41,20 @@ def verdict(comparison: Comparison) -> str:
         missing = len(comparison.unmatched_reference) + len(comparison.unmatched_port)
         return f"INCOMPLETE: {count} tensors agree, {missing} are there on one side only."
     return f"INVALID: the comparison cannot be trusted: {'; '.join(comparison.reasons)}."
+
+
+def folded_names(names: Sequence[str]) -> list[str]:
+    """Names that differ in running numbers as one: `encoder.block.{0..2}.layer.0.SelfAttention.scores`."""
+    return [row.cells[0] for row in fold([(name,) for name in names])]
+
+
+def left_out(content: Mapping[str, Any]) -> str:
+    """What was not compared, in a sentence; "" where all was. `content`: the comparison's JSON."""
+    by_reason: dict[str, list[str]] = {}
+    for each in content.get("left_out") or ():
+        said = f"{each['left_out']} of {each['positions']} positions of {each['mask']}"
+        by_reason.setdefault(each["why"], []).append(said)
+    return "; ".join(f"{', '.join(said)} ({why})" for why, said in by_reason.items())
 
 
 def cause(fault: Fault) -> str:

@@ -25,11 +25,12 @@ def another_sum(site: Site) -> Iterator[Hypothesis]:
     if not site.fits or site.original.numel() < _ENOUGH:
         return
     missing = site.original - site.port
+    counted = 1.0 if site.meaningful is None else site.meaningful.double()
     names = list(site.lab.by_name)
     before = set(names[: names.index(site.name)])  # what comes later can be no part of a sum
     others = [(name, tensor) for name, tensor in site.others() if name in before]
     for name, tensor in others:
-        size = float(tensor.square().sum())
+        size = float((tensor.square() * counted).sum())
         share = float((missing * tensor).sum()) / size if size else 0.0
         if share and math.isfinite(share):
             cause = Cause("sum", f"the port {_share(share, name)}", name)
@@ -86,7 +87,10 @@ def _share(share: float, name: str) -> str:
 
 def _alike(site: Site, one: Tensor, other: Tensor) -> bool:
     """A quick look at a few elements before all are compared."""
-    few = slice(None, None, max(1, one.numel() // 64))
+    places = (
+        torch.arange(one.numel()) if site.meaningful is None else site.meaningful.flatten().nonzero()[:, 0]
+    )
+    few = places[:: max(1, len(places) // 64)]
     apart = (one.flatten()[few] - other.flatten()[few]).abs()
     return bool((apart <= site.times * site.floor.flatten()[few] * 4 + 1e-12).all()) and bool(
         torch.isfinite(apart).all()

@@ -26,7 +26,9 @@ def constant_vector(site: Site) -> Iterator[Hypothesis]:
         return
     # Positions count by how exactly they are known: a bias shows best where little else is.
     exact = 1 / site.floor.maximum(site.port.abs() * _UNIT).clamp(min=_TINY).square()
+    if site.meaningful is not None:
+        exact = exact * site.meaningful
     missing = ((site.original - site.port) * exact).sum(dim=axes, keepdim=True)
-    missing = missing / exact.sum(dim=axes, keepdim=True)
+    missing = missing / exact.sum(dim=axes, keepdim=True).clamp(min=_TINY)
     words = "the port's values are off by one vector at all positions: a bias is missing, or another"
     yield Hypothesis(Cause("bias", words), site.port + missing)

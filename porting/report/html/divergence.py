@@ -99,21 +99,29 @@ def _strip(strip: Mapping[str, Any], at: int, atol: float) -> Html:
     places = range(strip["start"], strip["start"] + len(reference))
     heads = [tag("th", i, scope="col", cls="here" if i == at else None) for i in places]
     apart = [_apart(a, b) for a, b in zip(reference, port, strict=True)]
+    left_out = strip.get("left_out") or [False] * len(reference)
     rows = [
-        tag("tr", tag("th", said, scope="row"), *_cells(values, places, at))
+        tag("tr", tag("th", said, scope="row"), *_cells(values, places, left_out, at))
         for said, values in (("original", reference), ("port", port))
     ]
-    rows.append(tag("tr", tag("th", "difference", scope="row"), *_cells(apart, places, at, atol)))
+    rows.append(tag("tr", tag("th", "difference", scope="row"), *_cells(apart, places, left_out, at, atol)))
     head = tag("tr", tag("th", f"along {strip['dim']}", scope="row"), *heads)
     table = tag("table", tag("thead", head), tag("tbody", *rows), cls="strip")
     return scrolling(f"Values along {strip['dim']}", table)
 
 
 def _cells(
-    values: Sequence[float | None], places: Sequence[int], at: int, atol: float | None = None
+    values: Sequence[float | None],
+    places: Sequence[int],
+    left_out: Sequence[bool],
+    at: int,
+    atol: float | None = None,
 ) -> Iterator[Html]:
-    """Values; with a tolerance they are differences."""
-    for i, value in zip(places, values, strict=True):
+    """Values; with a tolerance they are differences. What is left out is not compared."""
+    for i, value, absent in zip(places, values, left_out, strict=True):
+        if absent:
+            yield tag("td", "\N{EN DASH}", title="not compared: the original's value means nothing here")
+            continue
         beyond = atol is not None and (value is None or value > atol)
         classes = [name for name, holds in (("here", i == at), ("beyond", beyond)) if holds]
         shown = "not finite" if value is None else f"{value:.6g}" if atol is None else number(value)

@@ -23,6 +23,7 @@ from porting.report.html.local import local_section
 from porting.report.html.markup import Html, breakable, code, join, number, plural, tag
 from porting.report.html.shell import document
 from porting.report.html.tensors import tensor_section
+from porting.report.html.unheard import unheard_section
 
 # The id of each section, its title in the list of sections, and what draws it.
 _SECTIONS = (
@@ -32,6 +33,7 @@ _SECTIONS = (
     ("heat", "Where in it", heat_section),
     ("cause", "Cause", cause_section),
     ("tensors", "All tensors", tensor_section),
+    ("unheard", "Not compared", unheard_section),
     ("gradients", "Gradients", gradient_section),
     ("generation", "Generation", generation_section),
     ("search", "Search", search_section),
