@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from porting.checkpoint import Checkpoint, open_checkpoint
+from porting.errors import InputError
 from porting.generation.decoding import GenerationSettings, decode_with_reference
 from porting.generation.flips import decoding_of
 from porting.gradients.traces import map_variables
 from porting.inputs import Inputs
 from porting.mapping import Plan
 from porting.references.process import ReferenceProcess
+from porting.references.recorded import read_recording, recording_beside
 from porting.source import plan_original, resolve_config
 from porting.trace import GRADIENTS, Trace, TraceWriter, read_trace
 
@@ -29,6 +31,7 @@ class Original:
     Attributes:
         port: the port that knows the architecture.
         config: the port's own config object.
+        how: the original of such a checkpoint is run.
     """
 
     def __init__(
@@ -36,6 +39,7 @@ class Original:
         source: str | Path,
         config: str | Path | None = None,
         process: ReferenceProcess | None = None,
+        python: str | None = None,
     ) -> None:
         """Open the checkpoint; the process starts with the first run.
 
@@ -43,6 +47,7 @@ class Original:
             source, config: as in `run_reference`.
             process: one of the port's `reference`, for originals of several checkpoints in turn. It stays up
                 when this block ends.
+            python: the interpreter that runs the original; as in `ReferenceProcess`.
 
         Raises:
             CheckpointError, ConfigError, MappingError: the checkpoint cannot be used; see
@@ -53,11 +58,13 @@ class Original:
         self.config: Any = resolved.config
         # Says clearly what the original would stumble over.
         self._plan = plan_original(self.port, self.config, checkpoint)
+        names = list(checkpoint.tensors)
+        self.how = self.port.original_run(self.config, names)
+        self._checkpoint, self._python = checkpoint, python
         content = self.port.config_to_json(self.config)
         self._request: Mapping[str, Any] = {
             "checkpoint": str(checkpoint.path.resolve()),
-            "original_config": resolved.original_text
-            or self.port.reference_config(self.config, list(checkpoint.tensors)),
+            "original_config": resolved.original_text or self.how.config_text(self.config, names),
             "config": content,
             "metadata": {
                 "port": self.port.name,
@@ -66,7 +73,7 @@ class Original:
                 "checkpoint": _checkpoint_facts(checkpoint, self._plan),
             },
         }
-        self._process = process or ReferenceProcess(self.port.reference)
+        self._process = process or ReferenceProcess(self.how.target, python=python)
         self._lent = process is not None
 
     def run(
@@ -92,9 +99,17 @@ class Original:
         self.port.check_inputs(self.config, inputs)
         metadata = dict(self._request["metadata"])
         if generation:
+            if not self.how.generates:
+                raise InputError(
+                    "What the original of such a checkpoint generates cannot be compared: nobody has said how"
+                    " it is asked.",
+                    remedy="Leave out --generate.",
+                )
             decoding = decoding_of(self.port)
             decoding.check(self.config, inputs, generation)
-            metadata["generation"] = decode_with_reference(decoding, generation, inputs, self._request)
+            metadata["generation"] = decode_with_reference(
+                decoding, generation, inputs, self._request, self._python
+            )
         with tempfile.TemporaryDirectory(prefix="porting-inputs-") as folder:
             TraceWriter(Path(folder), inputs).close({})
             kept = tempfile.TemporaryDirectory(prefix="porting-trace-") if save_to is None else None
@@ -108,6 +123,21 @@ class Original:
                 map_variables(read_trace(raw), self._plan, target / GRADIENTS)
         trace = read_trace(target)
         return Trace(trace.path, trace.tensors, trace.inputs, trace.metadata, kept)
+
+    def recording(self) -> Path | None:
+        """The recorded run that lies beside the checkpoint and stands for the original; None: none does."""
+        return recording_beside(self._checkpoint) if self.how.uses_recording else None
+
+    def recorded(self, file: Path, save_to: str | Path | None = None) -> Trace:
+        """A recorded run of this checkpoint as a trace; see `read_recording`."""
+        return read_recording(
+            file,
+            self.port,
+            self.config,
+            checkpoint=self._checkpoint,
+            metadata=self._request["metadata"],
+            save_to=None if save_to is None else Path(save_to),
+        )
 
     def __enter__(self) -> Original:
         return self

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from porting.diagnose.engine import Candidate
     from porting.generation.decoding import Decoding
+    from porting.references.recorded import RecordedNames
     from porting.tokenizer import Tokenizer
     from porting.tokenizer_files import TokenizerFiles
 
@@ -81,6 +82,24 @@ class OriginalFormat:
 
 
 @dataclass(frozen=True)
+class OriginalRun:
+    """How the original of one checkpoint is run.
+
+    Attributes:
+        target: "module:function" that runs it in the reference process.
+        config_text: of a config and the variables' names: the original's own config text, when the checkpoint
+            has none.
+        uses_recording: whether a recorded run beside the checkpoint is taken instead, where one lies there.
+        generates: whether `Port.decoding` can ask it.
+    """
+
+    target: str
+    config_text: Callable[[Any, Sequence[str]], str] = field(default=lambda _config, _names: "")
+    uses_recording: bool = False
+    generates: bool = False
+
+
+@dataclass(frozen=True)
 class Port:
     """One architecture: how its checkpoints are read, mapped, built, tapped, and run in the original.
 
@@ -99,6 +118,10 @@ class Port:
         input_fields: the arrays that the model is run on; what `run` and the original read.
         reference: "module:function" that runs the original in the reference process.
         reference_config: the original's own config text for a port's config, when the checkpoint has none.
+        run_of: of a config and the names of a checkpoint's variables: how its original is run; None, or
+            where it gives None: by `reference`. Checkpoints of several programs have an original each.
+        recorded: of a config and the names of recorded tensors: what they are; see
+            `porting.references.recorded`. None: recorded runs are not known.
         model_types: `model_type` values of config.json that this port builds.
         config_files: file names to look for beside a checkpoint, the best first.
         extra_files: further JSON files of a model directory, by name.
@@ -156,6 +179,13 @@ class Port:
     )
     originals: Mapping[str, OriginalFormat] = field(default_factory=dict)
     tokenizer_files: Callable[[Path, Any], TokenizerFiles | None] | None = None
+    run_of: Callable[[Any, Sequence[str]], OriginalRun | None] | None = None
+    recorded: Callable[[Any, Sequence[str]], RecordedNames] | None = None
+
+    def original_run(self, config: Any, names: Sequence[str]) -> OriginalRun:
+        """How the original of a checkpoint with these variables is run."""
+        special = None if self.run_of is None else self.run_of(config, names)
+        return special or OriginalRun(self.reference, self.reference_config, generates=True)
 
     def check_inputs(self, config: Any, inputs: Inputs) -> None:
         """Raise InputError unless the model of this config can be run on these inputs."""

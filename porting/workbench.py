@@ -16,24 +16,24 @@ import numpy as np
 
 from porting import __version__
 from porting.analysis.noise import UNITS
-from porting.checkpoint import Checkpoint, open_checkpoint
 from porting.compare import INVALID, Comparison, TensorComparison, compare_traces
 from porting.convert.checksums import file_sha256
 from porting.errors import InputError
 from porting.generation.decoding import GenerationSettings, kept_decoding
 from porting.generation.flips import check_generates, compare_kept_generation
+from porting.given_reference import checkpoint_of, reference_trace
 from porting.gradients.comparison import TOLERANCE, compare_gradients
 from porting.gradients.traces import gradients_of
 from porting.inputs import DEFAULT_RANDOM, Inputs, read_inputs
 from porting.model_dir import load_model, read_config, stored_dtypes, weight_files
 from porting.original import Original
 from porting.pictures import pictures_of
-from porting.port import Port, port_named
+from porting.port import Port, port_for_model_type, port_named
 from porting.report import write_reports
 from porting.search.beside import require_checkpoint, search_port
 from porting.search.reproduce import write_test
 from porting.search.search import DEFAULT_BUDGET, differs
-from porting.trace import GRADIENTS, Trace, read_trace
+from porting.trace import GRADIENTS, Trace
 
 if TYPE_CHECKING:
     import torch
@@ -52,8 +52,12 @@ def run_reference(
     max_new_tokens: int | None = None,
     num_beams: int | None = None,
     backward: bool = False,
+    reference_python: str | None = None,
 ) -> Trace:
     """Run the original implementation on a checkpoint, in a process of its own.
+
+    Where the original can be run nowhere any more, as T5X, a recorded run beside the checkpoint
+    (`recorded.npz`) stands for it, unless other inputs, gradients or generation are asked for.
 
     Example:
         trace = run_reference("model.ckpt-1000", {"inputs": [[5, 6, 1]], "targets": [[7, 1, 0]]})
@@ -69,6 +73,8 @@ def run_reference(
         generate: "greedy" or "beam": let the original decode too; the trace keeps what it says.
         max_new_tokens, num_beams: 32 tokens and 4 beams by default.
         backward: also take the gradients of the loss; `gradients_of(trace)` opens them.
+        reference_python: the interpreter of an environment in which the original is installed; by default
+            what PORTING_REFERENCE_PYTHON names, else the one that runs this.
 
     Raises:
         CheckpointError, ConfigError, MappingError: the checkpoint cannot be used; see `convert_checkpoint`.
@@ -76,8 +82,11 @@ def run_reference(
         ReferenceRunError: the original cannot be run here, or failed.
     """
     settings = GenerationSettings.asked(generate, max_new_tokens, num_beams)
-    with Original(source, config) as original:
+    with Original(source, config, python=reference_python) as original:
         ids = as_inputs(inputs)
+        recording = original.recording()
+        if recording is not None and ids is None and not (settings or backward or seed):
+            return original.recorded(recording, save_to)
         if ids is None:
             ids = original.port.random_inputs(original.config, *DEFAULT_RANDOM, seed)
         return original.run(ids, save_to, generation=settings, backward=backward)
@@ -100,6 +109,7 @@ def compare_outputs(
     max_new_tokens: int | None = None,
     num_beams: int | None = None,
     backward: bool = False,
+    reference_python: str | None = None,
     gradient_tolerance: float = TOLERANCE,
     command: str = "",
     search: int = 0,
@@ -117,7 +127,9 @@ def compare_outputs(
         comparison.first_divergence    # None, or which tensor, where, and by how much
 
     Args:
-        reference: a checkpoint (the original is run on it), or a trace, or a trace's directory.
+        reference: a checkpoint (the original is run on it), or a trace, or a trace's directory, or a
+            recorded run (`recorded.npz`, or its directory). A recorded run beside a T5X checkpoint is taken
+            where nothing is asked for that it does not hold; see docs/references.md.
         model: a model directory (run in float32), or a live module, which is run as it is.
         inputs: as in `run_reference`; with a trace, by default the trace's own.
         atol: largest absolute difference that counts as a match.
@@ -132,6 +144,7 @@ def compare_outputs(
         max_new_tokens, num_beams: as in `run_reference`; with a trace, by default the trace's own.
         backward: also compare the gradients of the loss, for every tap and every parameter; a given trace
             must have been made with them.
+        reference_python: as in `run_reference`.
         gradient_tolerance: largest difference of a gradient that counts as a match, relative to the largest
             magnitude in the original's gradient of the same tensor.
         command: the command line, for the report.
@@ -158,8 +171,26 @@ def compare_outputs(
     if generate:
         check_generates(module)
     asked = {"generate": generate, "max_new_tokens": max_new_tokens, "num_beams": num_beams}
-    trace = _reference_trace(
-        reference, inputs, config, seed, save_traces, on_stage, {**asked, "backward": backward}
+    save_to = Path(save_traces) / "reference" if save_traces is not None else None
+    trace = reference_trace(
+        reference,
+        as_inputs(inputs),
+        of_model=lambda: _of_model(model, module),
+        checkpoint=checkpoint,
+        config=config,
+        save_to=save_to,
+        asked={"--seed": seed, "--generate": generate, "--backward": backward, "--search": search},
+        run=lambda: run_reference(
+            cast("str | Path", reference),
+            inputs,
+            config=config,
+            seed=seed,
+            save_to=save_to,
+            backward=backward,
+            reference_python=reference_python,
+            **asked,  # type: ignore[arg-type]
+        ),
+        on_stage=on_stage,
     )
     if generate:  # says now that the trace does not hold it, and not after the port has run
         kept_decoding(trace.metadata, generate, max_new_tokens, num_beams)
@@ -220,7 +251,7 @@ def compare_outputs(
         comparison = comparison.with_backward(
             compare_gradients(gradients, port_gradients, gradient_tolerance)
         )
-    held = _checkpoint_of(reference, checkpoint) if analyse else None
+    held = checkpoint_of(reference, checkpoint) if analyse else None
 
     def examine(found: Comparison, original: Trace, own: Trace, *, causes: bool = False) -> Comparison:
         if not analyse or found.status == INVALID:
@@ -254,7 +285,7 @@ def compare_outputs(
     )
     name = Path(model).resolve().name if isinstance(model, str | Path) else type(model).__name__
     if search:
-        with Original(cast("str | Path", reference), config) as original:
+        with Original(cast("str | Path", reference), config, python=reference_python) as original:
             found = search_port(
                 original,
                 port_config,
@@ -304,30 +335,18 @@ def _load(model: Any) -> tuple[Any, dict[str, Any]]:
     return module, {"directory": path.name, "dtypes": stored_dtypes(path), "sha256": files}
 
 
-def _reference_trace(
-    reference: str | Path | Trace,
-    inputs: InputsLike,
-    config: str | Path | None,
-    seed: int,
-    save_traces: str | Path | None,
-    on_stage: Callable[[str], None],
-    further: Mapping[str, Any],
-) -> Trace:
-    if isinstance(reference, Trace):
-        return reference
-    if (Path(reference) / "trace.json").is_file():
-        return read_trace(reference)
-    on_stage("running the original")
-    save_to = Path(save_traces) / "reference" if save_traces is not None else None
-    return run_reference(reference, inputs, config=config, seed=seed, save_to=save_to, **further)
-
-
-def _checkpoint_of(reference: str | Path | Trace, given: str | Path | None) -> Checkpoint | None:
-    """The checkpoint that the parameters come from; None where only a trace is at hand."""
-    if given is None and (isinstance(reference, Trace) or (Path(reference) / "trace.json").is_file()):
-        return None
-    assert given is not None or not isinstance(reference, Trace)
-    return open_checkpoint(given if given is not None else reference)  # type: ignore[arg-type]
+def _of_model(model: Any, module: Any) -> tuple[Port, Any]:
+    """The port and the config of what is compared, where nothing else says it."""
+    if isinstance(model, str | Path):
+        return read_config(Path(model))
+    content: Mapping[str, Any] = getattr(getattr(module, "config", None), "to_json", dict)()
+    if not content:
+        raise InputError(
+            "The model does not say what it is, and a recorded run does not either.",
+            remedy="Say which checkpoint was recorded (checkpoint=...), or give a model directory.",
+        )
+    port = port_for_model_type(str(content.get("model_type")))
+    return port, port.config_from_json(content)
 
 
 def _port_of(trace: Trace, model: Any) -> Port:

@@ -23,6 +23,7 @@ Examples:
   compare-outputs t5-small/ converted/t5-small --random 4x256 --seed 7 --atol 1e-4
   compare-outputs t5-small/ converted/t5-small --inputs batch.npz --save-traces traces
   compare-outputs t5-small/ converted/t5-small --reference-trace traces/reference
+  compare-outputs t5x/checkpoint_0 converted/t5x --reference-trace t5x/recorded.npz
   compare-outputs t5-small/ converted/t5-small --strict --format json | jq '.faults[].cause'
   compare-outputs t5-small/ converted/t5-small --backward
   compare-outputs t5-small/ converted/t5-small --generate beam --num-beams 4 --max-new-tokens 24
@@ -72,7 +73,14 @@ only, a run that does not repeat itself or changes when it is listened to, NaN i
 @click.option(
     "--reference-trace",
     type=click.Path(),
-    help="Compare with a trace made before, and do not run the original.",
+    help="Compare with a trace made before, or a recorded run (recorded.npz, or its directory), and do"
+    " not run the original.",
+)
+@click.option(
+    "--reference-python",
+    type=click.Path(),
+    envvar="PORTING_REFERENCE_PYTHON",
+    help="The Python of an environment in which the original is installed.  [default: this one]",
 )
 @click.option(
     "--analyse/--no-analyse",
@@ -121,9 +129,10 @@ def compare_outputs_command(
     output = Output(style)
     with reporting_errors(output, debug):
         from porting.errors import InputError
+        from porting.given_reference import open_given
         from porting.inputs import parse_random, read_inputs
         from porting.model_dir import read_config
-        from porting.trace import read_trace
+        from porting.trace import Trace
         from porting.workbench import compare_outputs
 
         if inputs_file and random_shape:
@@ -132,8 +141,11 @@ def compare_outputs_command(
         if random_shape:
             port, config = read_config(Path(model_dir))
             inputs = port.random_inputs(config, *parse_random(random_shape), seed)
-        reference = read_trace(reference_trace) if reference_trace else source
-        checkpoint = _checkpoint_at(source, output) if reference_trace and options["analyse"] else None
+        reference = open_given(reference_trace) if reference_trace else source
+        kept = isinstance(reference, Trace)
+        # Of a recorded run it says the config, and that the weights are those that were recorded.
+        wanted = reference_trace and (options["analyse"] or not kept)
+        checkpoint = _checkpoint_at(source, output) if wanted else None
         with output.progress() as progress:
             comparison = compare_outputs(
                 reference,
@@ -148,6 +160,9 @@ def compare_outputs_command(
                 on_tensor=progress.tensor,
                 **options,
             )
+        recorded = comparison.provenance["reference"].get("recorded")
+        if recorded and not reference_trace:
+            output.hint(f"The original did not run: {recorded['file']} beside the checkpoint, is its record.")
         from porting.report.terminal import screen_lines
 
         output.result(comparison.to_json(), screen_lines(comparison))

@@ -118,7 +118,11 @@ class Decoding:
 
 
 def decode_with_reference(
-    decoding: Decoding, settings: GenerationSettings, inputs: Inputs, model: Mapping[str, Any]
+    decoding: Decoding,
+    settings: GenerationSettings,
+    inputs: Inputs,
+    model: Mapping[str, Any],
+    python: str | None = None,
 ) -> dict[str, Any]:
     """Let the original decode, in a process of its own.
 
@@ -127,6 +131,7 @@ def decode_with_reference(
         settings: how.
         inputs: from what.
         model: `checkpoint`, `gin` and `config`, as in the request of `Port.reference`.
+        python: as in `ReferenceProcess`.
 
     Returns:
         The settings and `sequences`, as a reference trace's metadata keep them under "generation".
@@ -138,7 +143,8 @@ def decode_with_reference(
         TraceWriter(Path(folder) / "inputs", inputs).close({})
         output = Path(folder) / "sequences.json"
         request = {"inputs": str(Path(folder) / "inputs"), "output": str(output)}
-        run_in_process(decoding.reference, {**model, **request, "generation": settings.to_json()})
+        whole = {**model, **request, "generation": settings.to_json()}
+        run_in_process(decoding.reference, whole, python=python)
         sequences = json.loads(output.read_text(encoding="utf-8"))
     if len(sequences) != inputs.batch:
         raise ReferenceRunError(

@@ -8,6 +8,7 @@ other arrays come back as files that the request names.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -17,8 +18,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+import porting
 from porting.errors import ReferenceRunError
 
+REFERENCE_PYTHON = "PORTING_REFERENCE_PYTHON"
 _SHOWN_LINES = 15
 _PATIENCE = 5.0  # seconds that a process gets to end by itself, its input closed
 
@@ -35,14 +38,17 @@ class ReferenceProcess:
             process.call({"inputs": "folder", "trace": "other folder"})
     """
 
-    def __init__(self, target: str, cwd: Path | None = None) -> None:
+    def __init__(self, target: str, cwd: Path | None = None, python: str | None = None) -> None:
         """Nothing is started yet.
 
         Args:
             target: "package.module:function"; the function takes a request and leaves files behind.
             cwd: where the process runs; the current directory by default.
+            python: the interpreter of an environment in which the original is installed; by default what
+                the environment variable PORTING_REFERENCE_PYTHON names, else the one that runs this.
         """
         self._target, self._cwd = target, cwd
+        self._python = python or os.environ.get(REFERENCE_PYTHON) or sys.executable
         self._process: subprocess.Popen[str] | None = None
         self._printed: IO[bytes] | None = None
 
@@ -68,17 +74,33 @@ class ReferenceProcess:
 
     def _start(self) -> subprocess.Popen[str]:
         self._printed = tempfile.TemporaryFile(prefix="porting-reference-")  # noqa: SIM115
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "porting.references.worker", self._target],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            # A file, not a pipe that would have to be read for the process to go on.
-            stderr=self._printed,
-            text=True,
-            encoding="utf-8",
-            cwd=self._cwd,
-        )
+        try:
+            self._process = subprocess.Popen(
+                [self._python, "-m", "porting.references.worker", self._target],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                # A file, not a pipe that would have to be read for the process to go on.
+                stderr=self._printed,
+                text=True,
+                encoding="utf-8",
+                cwd=self._cwd,
+                env=self._environment(),
+            )
+        except OSError as error:
+            self.close()
+            raise ReferenceRunError(
+                f"{self._python} cannot be started: {error}",
+                remedy="Name the Python in which the original is installed: --reference-python"
+                f" ENVIRONMENT/bin/python, or the environment variable {REFERENCE_PYTHON}.",
+            ) from error
         return self._process
+
+    def _environment(self) -> dict[str, str] | None:
+        """Another interpreter finds this package, whether or not it is installed there."""
+        if self._python == sys.executable:
+            return None
+        paths = (str(Path(porting.__file__).parents[1]), os.environ.get("PYTHONPATH", ""))
+        return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
     def _died(self, process: subprocess.Popen[str]) -> ReferenceRunError:
         code = process.wait()
@@ -117,11 +139,13 @@ class ReferenceProcess:
         self.close()
 
 
-def run_in_process(target: str, request: Mapping[str, Any], cwd: Path | None = None) -> None:
+def run_in_process(
+    target: str, request: Mapping[str, Any], cwd: Path | None = None, python: str | None = None
+) -> None:
     """Call `module:function` with `request` in a new Python process. As `ReferenceProcess`, for one request.
 
     Raises:
         ReferenceRunError: the function raised, or the process died; says what it printed last.
     """
-    with ReferenceProcess(target, cwd) as process:
+    with ReferenceProcess(target, cwd, python) as process:
         process.call(request)

@@ -9,6 +9,7 @@ from typing import Any
 
 from porting.compare import Comparison, compare_traces
 from porting.errors import InputError
+from porting.given_reference import kept
 from porting.inputs import TEXT_TO_TEXT, Inputs
 from porting.original import Original
 from porting.port import Port
@@ -19,9 +20,9 @@ from porting.trace import Trace
 
 def require_checkpoint(reference: object) -> None:
     """Raise InputError if there is no checkpoint that the original could be run on."""
-    if not isinstance(reference, str | Path) or (Path(reference) / "trace.json").is_file():
+    if not isinstance(reference, str | Path) or kept(reference) is not None:
         raise InputError(
-            "A search runs the original on many inputs, and a trace holds one.",
+            "A search runs the original on many inputs, and a trace or a recorded run holds one.",
             remedy="Give the checkpoint as SOURCE, without --reference-trace.",
         )
 

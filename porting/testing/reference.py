@@ -59,6 +59,7 @@ class ReferenceTraces:
         """
         from porting.checkpoint import open_checkpoint
         from porting.inputs import DEFAULT_RANDOM
+        from porting.references.recorded import recording_beside
         from porting.source import resolve_config
         from porting.trace import read_trace
         from porting.workbench import as_inputs, run_reference
@@ -66,9 +67,13 @@ class ReferenceTraces:
         opened = open_checkpoint(checkpoint)
         port, resolved = resolve_config(opened, config)
         ids = as_inputs(inputs)
-        if ids is None:
+        how = port.original_run(resolved.config, list(opened.tensors))
+        recording = recording_beside(opened) if how.uses_recording else None
+        if ids is not None or seed or generate or backward:
+            recording = None  # run_reference takes it only where nothing is asked for that it does not hold
+        if ids is None and recording is None:
             ids = port.random_inputs(resolved.config, *DEFAULT_RANDOM, seed)
-        targets = [port.reference]
+        targets = [how.target]
         if generate is not None and port.decoding is not None:
             targets.append(port.decoding.reference)
         options = {
@@ -84,8 +89,9 @@ class ReferenceTraces:
             "files": {path.name: file_digest(path) for path in opened.files if path.is_file()},
             "inputs": {
                 name: [str(array.dtype), list(array.shape), hashlib.sha256(array.tobytes()).hexdigest()]
-                for name, array in ids.arrays().items()
+                for name, array in (ids.arrays() if ids else {}).items()
             },
+            "recording": file_digest(recording) if recording else None,
             "options": options,
             "code": code_digest("porting.original", *(target.partition(":")[0] for target in targets)),
             "targets": targets,

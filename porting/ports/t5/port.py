@@ -16,6 +16,8 @@ from porting.ports.t5.revealing import fit_ids, revealing_ids
 from porting.ports.t5.spelling import written_config
 from porting.ports.t5.state_dict import state_dict_rules
 from porting.ports.t5.t5x.original_format import T5X, T5X_SCANNED
+from porting.ports.t5.t5x.recorded_taps import recorded_names
+from porting.ports.t5.t5x.runs import run_of
 from porting.ports.t5.tap_buckets import tap_buckets
 from porting.ports.t5.taps import taps
 from porting.ports.t5.to_gin import gin_from_config
@@ -88,6 +90,8 @@ PORT = Port(
     fit_inputs=fit_ids,
     reference="porting.ports.t5.reference:run",
     reference_config=gin_from_config,
+    run_of=run_of,
+    recorded=recorded_names,
     decoding=DECODING,
     relative_buckets=tap_buckets,
     parameter_shapes=parameter_shapes,

@@ -1,0 +1,113 @@
+"""What `compare_outputs` is given as the reference -> a trace: kept, recorded, or made now."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from porting.checkpoint import Checkpoint, open_checkpoint
+from porting.errors import CheckpointError, InputError
+from porting.inputs import Inputs
+from porting.original import Original
+from porting.port import Port
+from porting.references.recorded import find_recording, read_recording
+from porting.trace import Trace, read_trace
+
+# The port of the model that is compared, and its config.
+OfModel = Callable[[], tuple[Port, Any]]
+
+
+def open_given(path: str | Path) -> Trace | Path:
+    """What `--reference-trace` names: a trace's directory, opened, or the file of a recorded run.
+
+    Raises:
+        InputError: it is neither.
+    """
+    if not (Path(path) / "trace.json").is_file() and (recording := find_recording(path)) is not None:
+        return recording
+    return read_trace(path)
+
+
+def kept(reference: str | Path | Trace) -> Trace | Path | None:
+    """A trace, or the file of a recorded run; None for a checkpoint, on which the original is run."""
+    if isinstance(reference, Trace):
+        return reference
+    if (Path(reference) / "trace.json").is_file():
+        return read_trace(reference)
+    recording = find_recording(reference)
+    if recording is None or recording == Path(reference):
+        return recording
+    try:  # a directory that holds both is a checkpoint with its recording
+        open_checkpoint(reference)
+    except CheckpointError:
+        return recording
+    return None
+
+
+def reference_trace(
+    reference: str | Path | Trace,
+    inputs: Inputs | None,
+    *,
+    of_model: OfModel,
+    checkpoint: str | Path | None = None,
+    config: str | Path | None = None,
+    save_to: Path | None = None,
+    asked: Mapping[str, object],
+    run: Callable[[], Trace],
+    on_stage: Callable[[str], None] = lambda _stage: None,
+) -> Trace:
+    """The trace to compare with.
+
+    Args:
+        reference: a checkpoint, a trace or its directory, a recorded run.
+        inputs: what was given to run on; None: nothing was.
+        of_model: the port and the config of the model; asked for a recorded run without a checkpoint.
+        checkpoint: what a recorded run is of, if it is at hand.
+        config: as in `run_reference`.
+        save_to: where to write the trace of a recorded run.
+        asked: by option, what else the original is asked for; values that are not true are not asked for.
+        run: runs the original on the checkpoint.
+        on_stage: called as things happen, for progress.
+
+    Raises:
+        PortingError: something cannot be used, or a recorded run is asked for what it does not hold.
+    """
+    given = kept(reference)
+    if isinstance(given, Trace):
+        return given
+    if given is not None:
+        _refuse(given, {"--inputs or --random": inputs is not None, **asked})
+        on_stage("reading the recorded run")
+        if checkpoint is None:
+            return read_recording(given, *of_model(), save_to=save_to)
+        with Original(checkpoint, config) as original:
+            return original.recorded(given, save_to)
+    assert not isinstance(reference, Trace)
+    if inputs is None and not any(asked.values()):
+        with Original(reference, config) as original:
+            if (beside := original.recording()) is not None:
+                on_stage(f"reading the recorded run beside the checkpoint ({beside.name})")
+                return original.recorded(beside, save_to)
+    on_stage("running the original")
+    return run()
+
+
+def checkpoint_of(reference: str | Path | Trace, given: str | Path | None) -> Checkpoint | None:
+    """The checkpoint that the parameters come from; None where only a trace is at hand."""
+    if given is not None:
+        return open_checkpoint(given)
+    if isinstance(reference, Trace) or kept(reference) is not None:
+        return None
+    return open_checkpoint(reference)
+
+
+def _refuse(recording: Path, asked: Mapping[str, object]) -> None:
+    """A recorded run has the inputs that it has, and what was not recorded is not there."""
+    wanted = [option for option, value in asked.items() if value]
+    if wanted:
+        raise InputError(
+            f"{recording} is a recorded run: it cannot be asked for {', '.join(wanted)}.",
+            remedy="Leave that out, or let the original run: give the checkpoint as SOURCE, without"
+            " --reference-trace.",
+        )
