@@ -15,12 +15,15 @@ from typing import Any
 
 from porting.errors import ConfigError, Problem
 from porting.ports.t5.layer_specs import (
+    LONG_SPECS,
     MAX_EXPERTS,
     MAX_LAYERS,
     SPECS,
     FeedForwardSpec,
     LayerSpec,
+    LocalAttentionSpec,
     MixtureSpec,
+    bias_group,
     is_self_attention,
     kind_problems,
     positive,
@@ -133,8 +136,7 @@ class StackSpec:
             if kind == "bias":
                 holders[place.number] = place.number
             elif kind == "bias_shared":
-                # as the key of Mesh's context.cache
-                key = (reads_memory(place.spec), place.spec.softmax_heads)  # type: ignore[union-attr]
+                key = bias_group(place.spec)  # type: ignore[arg-type]
                 holders[place.number] = shared.setdefault(key, place.number)
         return holders
 
@@ -148,6 +150,8 @@ class StackSpec:
             for problem in spec.problems():
                 wrong.append(problem)
                 yield replace(problem, key=f"layers.{i}.{spec.kind}.{problem.key}")
+            if isinstance(spec, LocalAttentionSpec) and self.autoregressive:
+                yield Problem(f"layers.{i}.kind", "attention that hides what lies ahead", spec.kind)
         if self.input_full_attention and not self.autoregressive:
             yield Problem("input_full_attention", "an autoregressive stack", "one that is not")
         if self.positions not in POSITIONS:
@@ -358,9 +362,10 @@ def _stack_from_json(content: Mapping[str, Any]) -> StackSpec:
 
 def _layer_from_json(content: Mapping[str, Any]) -> LayerSpec:
     kind = content["kind"]
-    if kind not in SPECS:
-        raise ValueError(f"kind {kind!r} is not one of {', '.join(SPECS)}")
-    return SPECS[kind](**{key: _tuples(value) for key, value in content.items()})
+    specs: dict[str, type[LayerSpec]] = {**SPECS, **LONG_SPECS}
+    if kind not in specs:
+        raise ValueError(f"kind {kind!r} is not one of {', '.join(specs)}")
+    return specs[kind](**{key: _tuples(value) for key, value in content.items()})
 
 
 def _tuples(value: Any) -> Any:

@@ -12,7 +12,13 @@ from torch import Tensor, nn
 
 from porting.ports.t5.architecture import Place
 from porting.ports.t5.context import StackContext, Visibility
-from porting.ports.t5.layer_specs import AttentionSpec, TalkingHeadsSpec, is_self_attention, size
+from porting.ports.t5.layer_specs import (
+    AttentionSpec,
+    LocalAttentionSpec,
+    TalkingHeadsSpec,
+    is_self_attention,
+    size,
+)
 from porting.ports.t5.layers import Tap
 from porting.ports.t5.relative_positions import ContextualAttentionBias, RelativeAttentionBias
 
@@ -43,7 +49,7 @@ class BiasedAttention(nn.Module):
 
     def __init__(self, place: Place, num_heads: int, *, bias_holder: int | None, bidirectional: bool) -> None:
         super().__init__()
-        assert isinstance(place.spec, AttentionSpec | TalkingHeadsSpec)
+        assert isinstance(place.spec, AttentionSpec | TalkingHeadsSpec | LocalAttentionSpec)
         self.number, self.bias_holder = place.number, bias_holder
         self.within_stack = is_self_attention(place.spec)
         if bias_holder == place.number:
@@ -98,9 +104,15 @@ class BiasedAttention(nn.Module):
         if self.bias_holder is None:
             return None
         if self.bias_holder == self.number:
-            positions = context.relative_position if self.within_stack else context.memory_relative_position
+            positions = self.relative_position(context)
             context.position_biases[self.number] = self.relative_attention_bias(positions)
         return context.position_biases[self.bias_holder]
+
+    def relative_position(self, context: StackContext) -> Tensor:
+        """How far apart queries and memory are: int64 [l, m], with b towards the encoder."""
+        positions = context.relative_position if self.within_stack else context.memory_relative_position
+        assert positions is not None
+        return positions
 
 
 class T5Attention(BiasedAttention):
@@ -160,7 +172,7 @@ class T5Attention(BiasedAttention):
     def compute_position_bias(self, q: Tensor, context: StackContext) -> Tensor | None:
         """What each head adds to a score by relative position: [h, l, m], with b where it differs."""
         if self.spec.relative_attention_type == "contextual":
-            contextual: Tensor = self.relative_attention_ak(q, context.relative_position)
+            contextual: Tensor = self.relative_attention_ak(q, self.relative_position(context))
             return contextual
         return self.held_bias(context)
 

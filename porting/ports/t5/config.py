@@ -1,4 +1,4 @@
-"""The spellings that transformers understands: T5, UMT5, Switch Transformers, in their `config.json`'s terms.
+"""The spellings that transformers understands: T5, LongT5, UMT5, Switch, in their `config.json`'s terms.
 
 Each is a short way to say an `Architecture` (architecture.py); spelling.py goes the other way.
 """
@@ -24,7 +24,9 @@ from porting.ports.t5.layer_specs import (
     AttentionSpec,
     FeedForwardSpec,
     LayerSpec,
+    LocalAttentionSpec,
     MixtureSpec,
+    TransientGlobalAttentionSpec,
     bucket_problems,
     positive,
 )
@@ -132,11 +134,85 @@ class T5Config(EncoderDecoderConfig):
             ConfigError: a size is missing, or a value is not one that T5 has.
         """
         values = _values(cls, content, REQUIRED, "a T5")
-        # transformers 5 writes `true` for every T5 and keeps what was meant in this flag; its mT5 has no
-        # flag, and never scales.
-        version = str(content.get("transformers_version")).partition(".")[0]
-        never_scales = content.get("model_type") == "mt5" and version.isdigit() and int(version) >= 5
-        if content.get("scale_decoder_outputs") is False or never_scales:
+        if _never_scales(content):
+            values["tie_word_embeddings"] = False
+        return cls(**values)
+
+
+LOCAL, TRANSIENT_GLOBAL = "local", "transient-global"
+
+
+@dataclass(frozen=True)
+class LongT5Config(EncoderDecoderConfig):
+    """A LongT5 (arXiv 2112.07916), in transformers' terms: a T5 whose encoder attends locally.
+
+    Attributes, besides those of EncoderDecoderConfig:
+        feed_forward_proj: as in T5Config.
+        encoder_attention_type: "local" or "transient-global".
+        local_radius: how far a position of the encoder sees to either side.
+        global_block_size: tokens of a summary, where the attention is transient-global.
+    """
+
+    feed_forward_proj: str = "relu"
+    encoder_attention_type: str = LOCAL
+    local_radius: int = 127
+    global_block_size: int = 16
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError unless every value is of its kind and in range."""
+        problems = [*_size_problems(self, REQUIRED)]
+        for name, known in (
+            ("feed_forward_proj", (*FEED_FORWARD_ACTIVATIONS,)),
+            ("encoder_attention_type", (LOCAL, TRANSIENT_GLOBAL)),
+        ):
+            if getattr(self, name) not in known:
+                problems.append(Problem(name, f"one of {', '.join(known)}", repr(getattr(self, name))))
+        if not problems:
+            problems += self._attention.problems()
+        if problems:
+            raise ConfigError("This is not the configuration of a LongT5.", problems=problems)
+
+    @property
+    def _attention(self) -> LocalAttentionSpec:
+        spec = LocalAttentionSpec(
+            num_heads=self.num_heads,
+            d_kv=self.d_kv,
+            local_radius=self.local_radius,
+            relative_attention_type="bias_shared",
+            relative_attention_num_buckets=self.relative_attention_num_buckets,
+            relative_attention_max_distance=self.relative_attention_max_distance,
+        )
+        if self.encoder_attention_type == LOCAL:
+            return spec
+        values = {f.name: getattr(spec, f.name) for f in fields(spec) if f.name != "kind"}
+        return TransientGlobalAttentionSpec(**values, global_block_size=self.global_block_size)
+
+    @cached_property
+    def architecture(self) -> Architecture:
+        """What this spells: both stacks, layer by layer. The decoder is T5's."""
+        feed_forward = FeedForwardSpec(
+            d_ff=self.d_ff, activations=FEED_FORWARD_ACTIVATIONS[self.feed_forward_proj]
+        )
+        decoder = (_self_attention(self), _memory_attention(self), feed_forward)
+        return _encoder_decoder(
+            self,
+            _stack((self._attention, feed_forward), self.num_layers),
+            _stack(decoder, self.num_decoder_layers, decoder=True),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The contents of `config.json`, in the layout that transformers loads as LongT5."""
+        return _to_json("longt5", "LongT5ForConditionalGeneration", asdict(self))
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> LongT5Config:
+        """From the contents of a `config.json`, ours or one of transformers.
+
+        Raises:
+            ConfigError: a size is missing, or a value is not one that LongT5 has.
+        """
+        values = _values(cls, content, REQUIRED, "a LongT5")
+        if _never_scales(content):
             values["tie_word_embeddings"] = False
         return cls(**values)
 
@@ -247,7 +323,7 @@ class SwitchConfig(EncoderDecoderConfig):
         return cls(**_values(cls, content, SWITCH_REQUIRED, "a Switch Transformer"))
 
 
-Config = T5Config | SwitchConfig | Architecture  # a UMT5Config is a T5Config
+Config = T5Config | LongT5Config | SwitchConfig | Architecture  # a UMT5Config is a T5Config
 
 
 def config_from_json(content: Mapping[str, Any]) -> Config:
@@ -261,6 +337,8 @@ def config_from_json(content: Mapping[str, Any]) -> Config:
         return Architecture.from_json(content)
     if model_type == "switch_transformers":
         return SwitchConfig.from_json(content)
+    if model_type == "longt5":
+        return LongT5Config.from_json(content)
     return (UMT5Config if model_type == UMT5Config.model_type else T5Config).from_json(content)
 
 
@@ -282,6 +360,17 @@ def _size_problems(config: EncoderDecoderConfig, required: tuple[str, ...]) -> I
     yield from positive(depths, MAX_LAYERS)
     yield from loss_problems(config)
     yield from bucket_problems(config.relative_attention_num_buckets, config.relative_attention_max_distance)
+
+
+def _never_scales(content: Mapping[str, Any]) -> bool:
+    """Whether a config.json that says its embeddings are tied means that the output is one of its own.
+
+    transformers 5 writes `true` for every T5 and keeps what was meant in a flag; its mT5 has no flag, and
+    never scales.
+    """
+    version = str(content.get("transformers_version")).partition(".")[0]
+    never_scales = content.get("model_type") == "mt5" and version.isdigit() and int(version) >= 5
+    return content.get("scale_decoder_outputs") is False or never_scales
 
 
 def _to_json(model_type: str, architecture: str, values: Mapping[str, Any]) -> dict[str, Any]:

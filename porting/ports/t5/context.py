@@ -62,7 +62,8 @@ class StackContext:
     Attributes:
         sequence_ids: [b, l], 0 at padding; None when no position is padding.
         visibility: in self-attention.
-        relative_position: int64 [l, m], memory position - query position, in self-attention.
+        relative_position: int64 [l, m], memory position - query position, in self-attention; None where no
+            layer asks: both grow with the square of the length.
         memory: the encoder's output [b, m, d]; None where there is none.
         memory_visibility: of the encoder's output.
         memory_relative_position: int64 [b, l, m], the same towards the encoder's positions; None where no
@@ -70,18 +71,21 @@ class StackContext:
         token_embeddings: [b, l, d], without positions; routers may ask for them.
         caches: of each layer by number, while decoding step by step.
         position_biases: computed by the layer that holds the table, by that layer's number.
+        side_position_biases: the same of LongT5's block summaries, [h, 2g + 1]: by distance in blocks, g back
+            to g ahead.
         losses: what layers add to the loss.
     """
 
     sequence_ids: Tensor | None
     visibility: Visibility
-    relative_position: Tensor
+    relative_position: Tensor | None
     token_embeddings: Tensor
     memory: Tensor | None = None
     memory_visibility: Visibility = field(default_factory=Visibility)
     memory_relative_position: Tensor | None = None
     caches: dict[int, AttentionCache] | None = None
     position_biases: dict[int, Tensor] = field(default_factory=dict)
+    side_position_biases: dict[int, Tensor] = field(default_factory=dict)
     losses: list[Tensor] = field(default_factory=list)
 
     def cache(self, layer: int) -> AttentionCache | None:

@@ -1,8 +1,9 @@
 """What one layer of a stack is, in the terms of Mesh TensorFlow's classes: kinds, sizes, and no weights.
 
 A stack is a list of these (see architecture.py). `kind` is the class in Mesh's transformer_layers.py or
-moe.py, and so the scope of its variables. Heads are named dimensions, as there: no dimension for one head,
-`heads` for many, `heads` and `query_heads` where several queries share keys and values.
+moe.py, and so the scope of its variables; of LongT5's layers it is the module's name in transformers.
+Heads are named dimensions, as in Mesh: no dimension for one head, `heads` for many, `heads` and `query_heads`
+where several queries share keys and values.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ MAX_SIZE = 1 << 24
 MAX_HEADS = 1 << 12
 MAX_LAYERS = 1 << 12
 MAX_EXPERTS = 1 << 16
+MAX_WINDOW = 1 << 14
 
 # Functions of one tensor that Mesh offers by name, for the feed-forward layer; "linear" is none.
 ACTIVATIONS = (
@@ -29,6 +31,7 @@ ACTIVATIONS = (
     "squared_relu", "leaky_relu", "square", "exp", "sin", "cos", "abs", "sign", "negative",
 )  # fmt: skip
 SELF_RELATIVE = (None, "bias", "bias_shared", "contextual")
+WINDOW_RELATIVE = (None, "bias", "bias_shared")
 MEMORY_RELATIVE = (None, "bias", "bias_shared")
 GATINGS = ("switch", "switch_max", "top_2", "top_n", "ntlb", "expert_selection")
 SECOND_POLICIES = ("all", "none", "threshold")
@@ -218,6 +221,60 @@ class TalkingHeadsSpec(RelativePositions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class LocalAttentionSpec(RelativePositions):
+    """LongT5's local attention (arXiv 2112.07916, section 3.1.1): a position sees those near to it.
+
+    Attributes:
+        num_heads, d_kv: as in AttentionSpec.
+        local_radius: how far a position sees to either side; blocks are one longer (see local_attention.py).
+    """
+
+    num_heads: int
+    d_kv: int
+    local_radius: int = 127
+    kind: str = "LocalSelfAttention"
+
+    @property
+    def block_length(self) -> int:
+        """Positions of a block, so that what is within the radius lies in it or beside it."""
+        return self.local_radius + 1
+
+    @property
+    def softmax_heads(self) -> Dims:
+        """Dimensions of the scores' heads, and of the relative position bias."""
+        return (("heads", self.num_heads),)
+
+    def problems(self) -> Iterator[Problem]:
+        """What is not of its kind or out of range."""
+        if wrong := kind_problems(self):
+            yield from wrong
+            return
+        yield from positive({"num_heads": self.num_heads, "d_kv": self.d_kv})
+        yield from positive({"num_heads * d_kv": max(1, self.num_heads * self.d_kv)})
+        yield from positive({"local_radius": self.local_radius}, MAX_WINDOW)
+        yield from self._relative_problems(WINDOW_RELATIVE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransientGlobalAttentionSpec(LocalAttentionSpec):
+    """LongT5's transient-global attention (section 3.1.2): local, and to a summary of each block of tokens.
+
+    Attributes, besides those of LocalAttentionSpec:
+        global_block_size: tokens of a summary.
+    """
+
+    global_block_size: int = 16
+    kind: str = "TransientGlobalSelfAttention"
+
+    def problems(self) -> Iterator[Problem]:
+        """What is not of its kind or out of range."""
+        wrong = list(super().problems())
+        yield from wrong
+        if not wrong and not 2 <= self.global_block_size <= MAX_WINDOW:
+            yield Problem("global_block_size", f"2 to {MAX_WINDOW}", f"{self.global_block_size}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class FeedForwardSpec:
     """The feed-forward layer: a product of activated projections, projected back.
 
@@ -333,7 +390,8 @@ def kernel_dims(inputs: Dims, outputs: Dims) -> Dims:
     return shared + reduced + new if reduced or new else ()
 
 
-LayerSpec = AttentionSpec | TalkingHeadsSpec | FeedForwardSpec | MixtureSpec
+LayerSpec = AttentionSpec | TalkingHeadsSpec | FeedForwardSpec | MixtureSpec | LocalAttentionSpec
+# Mesh TensorFlow's layers by their classes there, and LongT5's by their modules in transformers.
 SPECS: dict[str, type[LayerSpec]] = {
     "SelfAttention": AttentionSpec,
     "EncDecAttention": AttentionSpec,
@@ -341,6 +399,10 @@ SPECS: dict[str, type[LayerSpec]] = {
     "TalkingHeadsEncDecAttention": TalkingHeadsSpec,
     "DenseReluDense": FeedForwardSpec,
     "MoE1D": MixtureSpec,
+}
+LONG_SPECS: dict[str, type[LocalAttentionSpec]] = {
+    "LocalSelfAttention": LocalAttentionSpec,
+    "TransientGlobalSelfAttention": TransientGlobalAttentionSpec,
 }
 
 
@@ -352,6 +414,17 @@ def is_self_attention(spec: LayerSpec) -> bool:
 def reads_memory(spec: LayerSpec) -> bool:
     """Whether a layer attends to the encoder's output."""
     return spec.kind.endswith("EncDecAttention")
+
+
+def bias_group(spec: AttentionSpec | TalkingHeadsSpec | LocalAttentionSpec) -> object:
+    """Layers of a stack with the same group share one table of relative positions ("bias_shared").
+
+    As the key of `context.cache` in Mesh's transformer_layers.py; LongT5's layers share with their own kind.
+    """
+    window: tuple[object, ...] = ()
+    if isinstance(spec, LocalAttentionSpec):
+        window = (spec.kind, spec.local_radius, getattr(spec, "global_block_size", None))
+    return reads_memory(spec), spec.softmax_heads, window
 
 
 def projection_names(activations: tuple[str, ...]) -> tuple[str, ...]:

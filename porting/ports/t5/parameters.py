@@ -14,8 +14,10 @@ from porting.ports.t5.config import Config
 from porting.ports.t5.layer_specs import (
     AttentionSpec,
     FeedForwardSpec,
+    LocalAttentionSpec,
     MixtureSpec,
     TalkingHeadsSpec,
+    TransientGlobalAttentionSpec,
     kernel_dims,
     size,
 )
@@ -76,13 +78,15 @@ def _layer(architecture: Architecture, stack: StackSpec, place: Place) -> _Param
     """Parameters below the module of a layer."""
     d_model, spec = architecture.d_model, place.spec
     holds_table = stack.bias_holders.get(place.number) == place.number
-    if holds_table and isinstance(spec, AttentionSpec | TalkingHeadsSpec):
+    if holds_table and isinstance(spec, AttentionSpec | TalkingHeadsSpec | LocalAttentionSpec):
         buckets = spec.relative_attention_num_buckets
         yield "relative_attention_bias.weight", (buckets, size(spec.softmax_heads))
     if isinstance(spec, AttentionSpec):
         yield from _attention(d_model, spec)
     elif isinstance(spec, TalkingHeadsSpec):
         yield from _talking_heads(d_model, spec)
+    elif isinstance(spec, LocalAttentionSpec):
+        yield from _local_attention(d_model, spec, holds_table=holds_table)
     elif isinstance(spec, FeedForwardSpec):
         yield from _feed_forward(d_model, spec)
     else:
@@ -98,6 +102,18 @@ def _attention(d_model: int, spec: AttentionSpec) -> _Parameters:
     if spec.relative_attention_type == "contextual":
         shape = (spec.num_heads, spec.d_kv, spec.relative_attention_num_buckets)
         yield "relative_attention_ak.weight", shape
+
+
+def _local_attention(d_model: int, spec: LocalAttentionSpec, *, holds_table: bool) -> _Parameters:
+    width = spec.num_heads * spec.d_kv
+    for name in ("q", "k", "v"):
+        yield f"{name}.weight", (width, d_model)
+    yield "o.weight", (d_model, width)
+    if isinstance(spec, TransientGlobalAttentionSpec):
+        if holds_table:
+            shape = (spec.relative_attention_num_buckets, spec.num_heads)
+            yield "global_relative_attention_bias.weight", shape
+        yield "global_input_layer_norm.weight", (d_model,)
 
 
 def _talking_heads(d_model: int, spec: TalkingHeadsSpec) -> _Parameters:

@@ -71,7 +71,7 @@ def extra_files(config: Config) -> Mapping[str, Any]:
 
 PORT = Port(
     name="t5",
-    model_types=("t5", "mt5", "umt5", "switch_transformers", MODEL_TYPE),
+    model_types=("t5", "mt5", "umt5", "longt5", "switch_transformers", MODEL_TYPE),
     recognises=recognises,
     read_config=read_config,
     infer_config=infer_config,

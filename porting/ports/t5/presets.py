@@ -5,10 +5,12 @@
     preset("t5-efficient-base-el16-dl8-ff6000")
     preset("t5-efficient-base-skv")
     preset("switch-base-8")
+    preset("long-t5-tglobal-large")
 
 Sources: T5 and T5 1.1, mT5, ByT5, UL2: their published gin configs and papers (arXiv 1910.10683, 2010.11934,
 2105.13626, 2205.05131); T5-Efficient: arXiv 2109.10686; Switch Transformers: arXiv 2101.03961, table 9, and
-the published checkpoints.
+the published checkpoints; LongT5 and mLongT5: arXiv 2112.07916, section 4.1, 2305.11129, and the published
+checkpoints (of local attention there is none of XL).
 
 Where what was printed does not agree with itself:
 - T5-Efficient's table gives d_kv 32 for tiny, mini and small; the parameter counts printed beside it, and
@@ -27,11 +29,12 @@ from typing import Any
 
 from porting.errors import ConfigError
 from porting.ports.t5.architecture import Architecture, StackSpec
-from porting.ports.t5.config import Config, SwitchConfig, T5Config
+from porting.ports.t5.config import LOCAL, TRANSIENT_GLOBAL, Config, LongT5Config, SwitchConfig, T5Config
 from porting.ports.t5.layer_specs import AttentionSpec, FeedForwardSpec, LayerSpec, MixtureSpec
 
 _SENTENCEPIECE_32K = 32128
 _MULTILINGUAL = 250112
+_MULTILINGUAL_LONG = 256384
 _BYTES = 384
 
 
@@ -73,6 +76,7 @@ _V1_1 = {
     "xl": _t5(2048, 5120, 24, 32),
     "xxl": _t5(4096, 10240, 24, 64),
 }
+_LONG = ("base", "large", "xl")
 # The encoder is three times as deep as the decoder.
 _BYT5 = {
     "small": (_t5(1472, 3584, 12, 6), 4),
@@ -103,6 +107,11 @@ _CHANGES = {
 
 # Letters alone: one head of keys and values for all, and keys that are the values.
 _SWITCHES: dict[str, dict[str, Any]] = {"sh": {"num_memory_heads": 1}, "skv": {"shared_kv": True}}
+
+
+def _long(config: T5Config, kind: str, *, vocab_size: int = _SENTENCEPIECE_32K) -> LongT5Config:
+    """A T5 1.1 whose encoder attends locally, within 127 positions, or to summaries of 16 tokens as well."""
+    return LongT5Config(**asdict(_gated(config, vocab_size=vocab_size)), encoder_attention_type=kind)
 
 
 def _switch(config: T5Config, experts: int, sparse: int) -> SwitchConfig:
@@ -145,6 +154,12 @@ PRESETS: dict[str, Config] = {
     },
     "ul2": replace(_gated(_t5(4096, 16384, 32, 16, d_kv=256)), feed_forward_proj="gated-silu"),
     **{f"t5-efficient-{size}": config for size, config in _EFFICIENT.items()},
+    **{f"long-t5-local-{size}": _long(_V1_1[size], LOCAL) for size in _LONG},
+    **{f"long-t5-tglobal-{size}": _long(_V1_1[size], TRANSIENT_GLOBAL) for size in _LONG},
+    **{
+        f"mlong-t5-tglobal-{size}": _long(_V1_1[size], TRANSIENT_GLOBAL, vocab_size=_MULTILINGUAL_LONG)
+        for size in _LONG
+    },
     **{f"switch-base-{n}": _switch(_V1_0["base"], n, 6) for n in (8, 16, 32, 64, 128, 256)},
     "switch-large-128": _switch(_V1_0["large"], 128, 12),
     "switch-xxl-128": _switch_xxl(),

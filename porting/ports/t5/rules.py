@@ -32,6 +32,7 @@ from porting.ports.t5.layer_specs import (
     kernel_dims,
     size,
 )
+from porting.ports.t5.mesh_layers import check_mesh_has
 from porting.ports.t5.scopes import layer_patterns
 
 # Old checkpoints (LayerStack.dropout_rate and norm_epsilon set) and newer ones.
@@ -65,8 +66,12 @@ def rules(config: Config, names: Sequence[str]) -> list[Rule | Drop]:
     Args:
         config: the model.
         names: the checkpoint's variables; layers that were given names are found in them.
+
+    Raises:
+        ConfigError: Mesh has no such layers.
     """
     architecture = config.architecture
+    check_mesh_has(architecture)
     table: list[Rule | Drop] = [*DROPS]
     if architecture.shares_embedding:
         table.append(Rule("shared/embedding", "shared.weight"))
@@ -114,7 +119,7 @@ def _layer_rules(d_model: int, spec: LayerSpec, source: str, target: str) -> Ite
     elif isinstance(spec, FeedForwardSpec):
         yield Rule(rf"{source}/(?P<name>wi|wi_\d+|wo)/kernel", f"{target}.{{name}}.weight", _TRANSPOSE)
         yield Rule(rf"{source}/(?P<name>wi|wi_\d+|wo)/bias", f"{target}.{{name}}.bias")
-    else:
+    elif isinstance(spec, MixtureSpec):
         yield from _mixture_rules(spec, source, target)
 
 

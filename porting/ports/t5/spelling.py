@@ -10,7 +10,10 @@ from porting.ports.t5.architecture import Architecture, StackSpec
 from porting.ports.t5.config import (
     DENSE_ACTIVATIONS,
     FEED_FORWARD_ACTIVATIONS,
+    LOCAL,
+    TRANSIENT_GLOBAL,
     Config,
+    LongT5Config,
     SwitchConfig,
     T5Config,
     UMT5Config,
@@ -20,8 +23,10 @@ from porting.ports.t5.layer_specs import (
     AttentionSpec,
     FeedForwardSpec,
     LayerSpec,
+    LocalAttentionSpec,
     MixtureSpec,
     RelativePositions,
+    TransientGlobalAttentionSpec,
 )
 
 
@@ -34,7 +39,7 @@ def spelling(architecture: Architecture, model_type: object = None) -> Config:
         architecture: the model.
         model_type: "umt5": take that even of a model with an output of its own, which transformers 5 scales.
     """
-    found = _as_t5(architecture, T5Config) or _as_switch(architecture)
+    found = _as_t5(architecture, T5Config) or _as_long_t5(architecture) or _as_switch(architecture)
     if found is None and (architecture.tie_word_embeddings or model_type == UMT5Config.model_type):
         found = _as_t5(architecture, UMT5Config)
     return found or architecture
@@ -64,6 +69,34 @@ def _as_t5(architecture: Architecture, kind: type[T5Config]) -> T5Config | None:
             )
             return candidate if same_model(candidate.architecture, architecture) else None
     return None
+
+
+def _as_long_t5(architecture: Architecture) -> LongT5Config | None:
+    """The spelling of an architecture, or None if it is not a LongT5."""
+    encoder, decoder = architecture.encoder, architecture.decoder
+    if encoder is None or decoder is None or len(decoder.layers) < 3:
+        return None
+    attention, feed_forward = encoder.layers[0], decoder.layers[2]
+    if not isinstance(attention, LocalAttentionSpec) or not isinstance(feed_forward, FeedForwardSpec):
+        return None
+    kind = LOCAL
+    sizes: dict[str, Any] = {}
+    if isinstance(attention, TransientGlobalAttentionSpec):
+        kind, sizes = TRANSIENT_GLOBAL, {"global_block_size": attention.global_block_size}
+    names = {v: k for k, v in FEED_FORWARD_ACTIVATIONS.items()}
+    if feed_forward.activations not in names:
+        return None
+    candidate = LongT5Config(
+        **_shared_values(architecture, attention),
+        d_ff=feed_forward.d_ff,
+        num_layers=encoder.num_blocks * len(encoder.starts),
+        num_decoder_layers=decoder.num_blocks * len(decoder.starts),
+        feed_forward_proj=names[feed_forward.activations],
+        encoder_attention_type=kind,
+        local_radius=attention.local_radius,
+        **sizes,
+    )
+    return candidate if same_model(candidate.architecture, architecture) else None
 
 
 def _as_switch(architecture: Architecture) -> SwitchConfig | None:
@@ -131,7 +164,9 @@ def join(
     )
 
 
-def _shared_values(architecture: Architecture, attention: AttentionSpec) -> dict[str, Any]:
+def _shared_values(
+    architecture: Architecture, attention: AttentionSpec | LocalAttentionSpec
+) -> dict[str, Any]:
     return {
         "vocab_size": architecture.vocab_size,
         "d_model": architecture.d_model,

@@ -16,11 +16,21 @@ from porting.ports.t5.architecture import Architecture, Place, StackSpec
 from porting.ports.t5.attention import T5Attention
 from porting.ports.t5.cache import DecoderCache
 from porting.ports.t5.context import StackContext, Visibility, same_sequence, visibility_bias
-from porting.ports.t5.layer_specs import AttentionSpec, FeedForwardSpec, MixtureSpec, is_self_attention
+from porting.ports.t5.layer_specs import (
+    AttentionSpec,
+    FeedForwardSpec,
+    LocalAttentionSpec,
+    MixtureSpec,
+    TalkingHeadsSpec,
+    TransientGlobalAttentionSpec,
+    is_self_attention,
+)
 from porting.ports.t5.layers import MaskPadding, RMSNorm, T5FeedForward
+from porting.ports.t5.local_attention import LocalAttention
 from porting.ports.t5.mixture import MixtureOfExperts
 from porting.ports.t5.positions import AddPositions, positions_to_sentinels
 from porting.ports.t5.talking_heads import TalkingHeadsAttention
+from porting.ports.t5.transient_global_attention import TransientGlobalAttention
 
 
 class T5Layer(nn.Module):
@@ -48,11 +58,17 @@ def sublayer(config: Architecture, stack: StackSpec, place: Place) -> nn.Module:
         return T5FeedForward(config.d_model, spec, config.dropout_rate)
     if isinstance(spec, MixtureSpec):
         return MixtureOfExperts(config.d_model, spec, config.dropout_rate)
+    bias_holder = stack.bias_holders.get(place.number)
+    if isinstance(spec, TransientGlobalAttentionSpec):
+        epsilon = config.layer_norm_epsilon
+        return TransientGlobalAttention(config.d_model, place, bias_holder=bias_holder, epsilon=epsilon)
+    if isinstance(spec, LocalAttentionSpec):
+        return LocalAttention(config.d_model, place, bias_holder=bias_holder)
     kind = T5Attention if isinstance(spec, AttentionSpec) else TalkingHeadsAttention
     return kind(
         config.d_model,
         place,
-        bias_holder=stack.bias_holders.get(place.number),
+        bias_holder=bias_holder,
         bidirectional=stack.bidirectional or not is_self_attention(spec),
     )
 
@@ -78,6 +94,11 @@ class T5Stack(nn.Module):
         super().__init__()
         self.spec = stack
         self.first_sentinel_id = config.first_sentinel_id if config.needs_sentinels else None
+        # LongT5's encoder does without, for memory that is linear in length.
+        self.sees_all_pairs = any(
+            isinstance(spec, AttentionSpec | TalkingHeadsSpec) and is_self_attention(spec)
+            for spec in stack.layers
+        )
         self.embed_tokens = embedding
         if stack.positions:
             self.embed_positions = AddPositions(stack.positions, stack.max_length, config.d_model)
@@ -136,21 +157,13 @@ class T5Stack(nn.Module):
         cache: DecoderCache | None,
         offset: int,
     ) -> StackContext:
-        length = x.shape[1]
-        queries = torch.arange(offset, offset + length, device=x.device)
-        keys = torch.arange(offset + length, device=x.device)
-        biases = []
-        if inputs_part is not None:  # the inputs part is read and written before everything else
-            priority = queries * ~inputs_part
-            biases.append(visibility_bias(priority[:, :, None] >= priority[:, None, :])[:, None])
-        elif self.spec.autoregressive and length > 1:
-            biases.append(visibility_bias(queries[:, None] >= keys)[None, None])
-        if sequence_ids is not None:
-            biases.append(visibility_bias(same_sequence(sequence_ids, sequence_ids)))
+        visibility, relative_position = Visibility(), None
+        if self.sees_all_pairs:
+            visibility, relative_position = self._all_pairs(x, sequence_ids, inputs_part, offset)
         context = StackContext(
             sequence_ids=sequence_ids,
-            visibility=Visibility(sum(biases[1:], biases[0]) if biases else None),
-            relative_position=keys[None, :] - queries[:, None],
+            visibility=visibility,
+            relative_position=relative_position,
             token_embeddings=x,
             caches=cache.layers if cache else None,
         )
@@ -163,6 +176,24 @@ class T5Stack(nn.Module):
                     None if cache else ids, own, memory.ids, memory.sequence_ids, self.first_sentinel_id
                 )
         return context
+
+    def _all_pairs(
+        self, x: Tensor, sequence_ids: Tensor | None, inputs_part: Tensor | None, offset: int
+    ) -> tuple[Visibility, Tensor]:
+        """Who sees whom in self-attention, and how far apart they are: int64 [l, m]."""
+        length = x.shape[1]
+        queries = torch.arange(offset, offset + length, device=x.device)
+        keys = torch.arange(offset + length, device=x.device)
+        biases = []
+        if inputs_part is not None:  # the inputs part is read and written before everything else
+            priority = queries * ~inputs_part
+            biases.append(visibility_bias(priority[:, :, None] >= priority[:, None, :])[:, None])
+        elif self.spec.autoregressive and length > 1:
+            biases.append(visibility_bias(queries[:, None] >= keys)[None, None])
+        if sequence_ids is not None:
+            biases.append(visibility_bias(same_sequence(sequence_ids, sequence_ids)))
+        visibility = Visibility(sum(biases[1:], biases[0]) if biases else None)
+        return visibility, keys[None, :] - queries[:, None]
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from porting.ports.t5.config import Config
-from porting.ports.t5.layer_specs import RelativePositions, is_self_attention
+from porting.ports.t5.layer_specs import LocalAttentionSpec, RelativePositions, is_self_attention
 
 _PAIRWISE = ("position_bias", "logits", "scores", "softmax", "weights")
 
@@ -14,7 +14,7 @@ def tap_buckets(config: Config, name: str, queries: int, memory: int) -> np.ndar
     """Buckets, int64 [queries, memory], of a tap of self-attention that has relative positions; else None.
 
     Positions towards the encoder are counted between spans, which depend on the ids: there is no one bucket
-    for a pair of positions there.
+    for a pair of positions there, nor for a position and a summary of LongT5's.
     """
     architecture = config.architecture
     for stack_name, stack in architecture.stacks.items():
@@ -37,5 +37,7 @@ def _buckets(spec: RelativePositions, queries: int, memory: int, *, bidirectiona
 
     from porting.ports.t5.relative_positions import buckets
 
-    offsets = torch.arange(memory)[None, :] - torch.arange(queries)[:, None]
+    # Of local attention a block's queries look at three blocks, the second of which is their own.
+    before = spec.block_length if isinstance(spec, LocalAttentionSpec) else 0
+    offsets = torch.arange(memory)[None, :] - before - torch.arange(queries)[:, None]
     return buckets(spec, offsets, bidirectional=bidirectional).numpy()

@@ -13,7 +13,9 @@ from porting.ports.t5.layer_specs import (
     AttentionSpec,
     Dims,
     FeedForwardSpec,
+    LocalAttentionSpec,
     TalkingHeadsSpec,
+    TransientGlobalAttentionSpec,
     activation_modules,
     is_self_attention,
     kernel_dims,
@@ -49,6 +51,8 @@ def _stack(config: Architecture, name: str, stack: StackSpec) -> Iterator[Tap]:
             yield from _attention(spec, path)
         elif isinstance(spec, TalkingHeadsSpec):
             yield from _talking_heads(spec, path)
+        elif isinstance(spec, LocalAttentionSpec):
+            yield from _local_attention(spec, path)
         elif isinstance(spec, FeedForwardSpec):
             yield from _feed_forward(spec, path)
         else:
@@ -92,6 +96,35 @@ def _talking_heads(spec: TalkingHeadsSpec, path: str) -> Iterator[Tap]:
     if kernel_dims(*spec.head_projections["weights"]):
         yield _tap(f"{path}.weights", pairs, spec.value_heads)
     yield _tap(f"{path}.attended", "batch {} length d_v", spec.value_heads)
+    yield Tap(f"{path}.o", HIDDEN)
+
+
+def _local_attention(spec: LocalAttentionSpec, path: str) -> Iterator[Tap]:
+    """Shapes: see local_attention.py and transient_global_attention.py, whose names the dimensions have."""
+    heads, width = spec.softmax_heads, (("d_kv", spec.d_kv),)
+    window = "batch heads blocks block_length window_length"
+    side = "batch heads blocks block_length global_length"
+    with_summaries = isinstance(spec, TransientGlobalAttentionSpec)
+    if with_summaries:
+        yield Tap(f"{path}.summaries", "batch global_length d_model")
+        yield Tap(f"{path}.global_input_layer_norm", "batch global_length d_model")
+    yield _tap(f"{path}.q", "batch length {}", heads, width)
+    for name in ("k", "v"):
+        yield _tap(f"{path}.{name}", "batch memory_length {}", heads, width)
+    if with_summaries:
+        for name in ("side_k", "side_v"):
+            yield _tap(f"{path}.{name}", "batch global_length {}", heads, width)
+    if spec.relative_attention_type:
+        yield Tap(f"{path}.position_bias", "heads block_length window_length")
+    yield Tap(f"{path}.scores", window, hidden_below=MASKED_BELOW)
+    if with_summaries:
+        if spec.relative_attention_type:
+            yield Tap(f"{path}.side_position_bias", "heads batch length global_length")
+        yield Tap(f"{path}.side_scores", side, hidden_below=MASKED_BELOW)
+    yield Tap(f"{path}.weights", window)
+    if with_summaries:
+        yield Tap(f"{path}.side_weights", side)
+    yield _tap(f"{path}.attended", "batch length {}", heads, width)
     yield Tap(f"{path}.o", HIDDEN)
 
 

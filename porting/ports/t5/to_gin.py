@@ -15,6 +15,7 @@ from porting.ports.t5.layer_specs import (
     MixtureSpec,
     TalkingHeadsSpec,
 )
+from porting.ports.t5.mesh_layers import check_mesh_has
 from porting.ports.t5.rules import is_weight
 from porting.ports.t5.scopes import source_layers
 
@@ -28,8 +29,12 @@ def gin_from_config(config: Config, names: Sequence[str]) -> str:
         config: the model.
         names: the checkpoint's variables, which tell whether norms are called `layer_norm` (old) or
             `rms_norm`, and how layers are called.
+
+    Raises:
+        ConfigError: Mesh has no such layers.
     """
     architecture = config.architecture
+    check_mesh_has(architecture)
     weights = [name for name in names if is_weight(name)]
     legacy = any(name.endswith("/final_layer_norm/scale") for name in weights)
     lines = [*_model_lines(architecture), *_norm_lines(architecture, legacy=legacy)]
@@ -118,6 +123,7 @@ def _settings(spec: LayerSpec) -> dict[str, Any]:
             "relative_attention_num_buckets": spec.relative_attention_num_buckets,
         }
         return {**relative, **(_attention(spec) if isinstance(spec, AttentionSpec) else _talking_heads(spec))}
+    assert isinstance(spec, FeedForwardSpec | MixtureSpec)
     activations = list(spec.activations)
     activation = activations[0] if len(activations) == 1 else activations
     inner = {"hidden_size": spec.d_ff, "activation": activation}

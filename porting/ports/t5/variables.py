@@ -19,18 +19,25 @@ from porting.ports.t5.layer_specs import (
     AttentionSpec,
     Dims,
     FeedForwardSpec,
+    LocalAttentionSpec,
     MixtureSpec,
     TalkingHeadsSpec,
     is_self_attention,
     kernel_dims,
 )
+from porting.ports.t5.mesh_layers import check_mesh_has
 
 _Variables = Iterator[tuple[str, Shape]]
 
 
 def variables(config: Config) -> dict[str, Shape]:
-    """Variable name -> shape: the weights, not the optimizer's slots."""
+    """Variable name -> shape: the weights, not the optimizer's slots.
+
+    Raises:
+        ConfigError: Mesh TensorFlow has no such layers.
+    """
     architecture = config.architecture
+    check_mesh_has(architecture)
     found: dict[str, Shape] = {}
     if architecture.shares_embedding:
         found["shared/embedding"] = (architecture.vocab_size, architecture.d_model)
@@ -68,7 +75,7 @@ def _layer(d_model: int, stack: StackSpec, place: Place) -> _Variables:
         yield from _talking_heads(d_model, spec)
     elif isinstance(spec, FeedForwardSpec):
         yield from _feed_forward(d_model, spec)
-    else:
+    elif not isinstance(spec, LocalAttentionSpec):
         yield from _mixture(d_model, spec)
 
 

@@ -119,6 +119,6 @@ def test_mixtures_are_where_the_checkpoints_have_them() -> None:
 
 
 def test_every_preset_builds_as_one_of_its_family() -> None:
-    assert len(PRESETS) == 5 + 5 + 5 + 5 + 1 + 7 + 9
+    assert len(PRESETS) == 5 + 5 + 5 + 5 + 1 + 7 + 9 + 9
     for name, config in PRESETS.items():
         assert config.tie_word_embeddings == (name.startswith(("t5.1.0", "t5-efficient", "switch")))
