@@ -51,7 +51,9 @@ def t5_model(recording: Path) -> T5Model:
             first = "attention" if stack == "encoder" else "self_attention"
             parts = [("SelfAttention", first, f"pre_{first}_layer_norm")]
             if stack == "decoder":
-                parts.append(("EncDecAttention", "encoder_decoder_attention", "pre_cross_attention_layer_norm"))
+                parts.append(
+                    ("EncDecAttention", "encoder_decoder_attention", "pre_cross_attention_layer_norm")
+                )
             block = f"{stack}.block.{i}.layer"
             for number, (module, name, norm) in enumerate(parts):
                 state[f"{block}.{number}.layer_norm.weight"] = layer(f"{norm}/scale")

@@ -235,6 +235,11 @@ class LocalAttentionSpec(RelativePositions):
     kind: str = "LocalSelfAttention"
 
     @property
+    def combine_dims(self) -> bool:
+        """Whether kernels have heads and d_kv in one dimension: the original keeps them so."""
+        return True
+
+    @property
     def block_length(self) -> int:
         """Positions of a block, so that what is within the radius lies in it or beside it."""
         return self.local_radius + 1

@@ -3,7 +3,7 @@
 `data/longt5_attention.npz` holds what `EncoderLocalSelfAttention` and `EtcTransientGlobalSelfAttention` of
 github.com/google/flaxformer (commit 399ea3a, Apache-2.0) computed in float32 from random parameters
 (`param:PATH`) and inputs: `ids` are eight rows with padding at the end, inside and before, and four with
-padding at random; `packed` are packed examples, with positions as seqio gives them. Of both: `x:`, the inputs,
+padding at random, `packed` packed examples, with positions as seqio gives them. Of both: `x:`, the inputs;
 `blocks4:` and `segments4:`, what `make_etc_fixed_block_ids` said for blocks of 4, and the outputs of `local3`
 (radius 3), `tglobal3_4` (radius 3, blocks of 4) and so on.
 """

@@ -22,7 +22,8 @@ from porting.mapping import Shape
 from porting.port import ResolvedConfig
 from porting.ports.t5.architecture import Architecture
 from porting.ports.t5.layer_specs import ACTIVATIONS
-from porting.ports.t5.t5x.infer import FULL, infer_config
+from porting.ports.t5.t5x.infer import infer_config
+from porting.ports.t5.t5x.long_t5 import FULL
 from porting.ports.t5.t5x.sizes import feed_forwards, sizes_seen
 
 # What a file leaves open: `%gin.REQUIRED`, or a macro of a file that is not there.
@@ -69,6 +70,9 @@ _FIXED: tuple[tuple[str, str, Any], ...] = (
     ("MlpBlock", "use_bias", False),
     (_ATTENTION, "use_bias", False),
     (_ATTENTION, "rescale_logits", False),
+    *((kind, "rescale_logits", False) for kind in _LONG),
+    *((kind, "use_extra_logit", False) for kind in _LONG),
+    *((kind, "causal", False) for kind in _LONG),
     ("Encoder", "position_embedder_factory", None),
     ("LongEncoder", "position_embedder_factory", None),
     ("Decoder", "position_embedder_factory", None),

@@ -15,8 +15,15 @@ from porting.port import ResolvedConfig
 from porting.ports.t5.answers import answer_problems
 from porting.ports.t5.architecture import Architecture, StackSpec
 from porting.ports.t5.infer_layers import Reading
-from porting.ports.t5.layer_specs import AttentionSpec, FeedForwardSpec, LayerSpec
+from porting.ports.t5.layer_specs import (
+    AttentionSpec,
+    FeedForwardSpec,
+    LayerSpec,
+    LocalAttentionSpec,
+    TransientGlobalAttentionSpec,
+)
 from porting.ports.t5.t5x.infer_layers import StackLayers, attention, feed_forward
+from porting.ports.t5.t5x.long_t5 import with_encoder_attention
 from porting.ports.t5.t5x.names import SUBLAYERS, WEIGHTS, is_scanned, weights
 
 _REMEDY = "Give it with --config FILE (T5X's config.gin or a config.json)."
@@ -24,8 +31,6 @@ _FIXED = (
     "layer_norm_epsilon 1e-06, relative_attention_max_distance 128, as T5X's networks have them, dropout_rate"
     " 0.1 (training only): override them in the same way"
 )
-FULL = "full"
-"""`encoder_attention_type` where each position sees all others."""
 _ANSWERED = ("layer_norm_epsilon", "dropout_rate", "label_smoothing", "loss_denominator")
 
 
@@ -59,7 +64,8 @@ def infer_config(shapes: Mapping[str, Shape], answers: Mapping[str, Any] | None 
 
 def _architecture(reading: Reading) -> Architecture | None:
     stacks = {name: _stack(reading, name) for name in SUBLAYERS}
-    _encoder_attention(reading, stacks["encoder"])
+    if stacks["encoder"] is not None:
+        stacks["encoder"] = with_encoder_attention(reading, stacks["encoder"])
     vocabulary = _vocabulary(reading)
     if reading.problems or vocabulary is None:
         return None
@@ -70,19 +76,6 @@ def _architecture(reading: Reading) -> Architecture | None:
         tie_word_embeddings=f"{WEIGHTS}/decoder/logits_dense/kernel" not in reading.shapes,
         **{name: reading.answers[name] for name in _ANSWERED if name in reading.answers},
     )
-
-
-def _encoder_attention(reading: Reading, encoder: StackSpec | None) -> None:
-    """What a position of the encoder sees, which variables do not tell: a local LongT5 has the same."""
-    if encoder is None or getattr(encoder.layers[0], "relative_attention_type", None) != "bias_shared":
-        return  # no LongT5 has a table for each layer
-    why = (
-        "each position of the encoder sees all others (a LongT5 with local attention has the same variables)"
-    )
-    how = '{"encoder_attention_type": "local", "local_radius": 127}'
-    kind = reading.answer("encoder_attention_type", FULL, why, how)
-    if kind != FULL:
-        reading.refuse("encoder_attention_type", f"{FULL}, of the attentions that there are here", f"{kind}")
 
 
 def _vocabulary(reading: Reading) -> dict[str, Any] | None:
@@ -143,6 +136,11 @@ def _in_words(architecture: Architecture, names: Sequence[str]) -> Iterator[str]
                 whose = "a table for all layers" if shared else "a table for each layer, as in umT5"
                 buckets = f"{spec.relative_attention_num_buckets} relative-position buckets, {whose}"
                 yield f"{name}: {spec.num_heads} heads of {spec.d_kv}, {buckets}"
+            elif isinstance(spec, LocalAttentionSpec):
+                buckets = f"{spec.relative_attention_num_buckets} relative-position buckets"
+                yield f"{name}: {spec.num_heads} heads of {spec.d_kv}, {buckets}, a table for all layers"
+                if isinstance(spec, TransientGlobalAttentionSpec):
+                    yield f"{name}: transient-global attention, as LongT5 has it (side_relpos_bias)"
             elif isinstance(spec, FeedForwardSpec):
                 kind = "gated" if len(spec.activations) > 1 else "single"
                 yield f"{name}: d_ff {spec.d_ff}, {kind} feed-forward projection"

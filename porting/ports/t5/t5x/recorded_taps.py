@@ -17,7 +17,14 @@ import numpy as np
 from porting.inputs import Inputs
 from porting.ports.t5.architecture import StackSpec
 from porting.ports.t5.config import Config
-from porting.ports.t5.layer_specs import AttentionSpec, FeedForwardSpec, LayerSpec, is_self_attention
+from porting.ports.t5.layer_specs import (
+    AttentionSpec,
+    FeedForwardSpec,
+    LayerSpec,
+    LocalAttentionSpec,
+    TransientGlobalAttentionSpec,
+    is_self_attention,
+)
 from porting.ports.t5.taps import taps
 from porting.references.original_tap import OriginalTap
 from porting.references.recorded import RecordedNames
@@ -85,6 +92,9 @@ def _layers(config: Config, name: str, stack: StackSpec) -> Iterator[OriginalTap
         if isinstance(spec, AttentionSpec):
             yield from _attention(name, spec, module, f"{original}/{_role(name, spec)}", biases)
             biases += spec.relative_attention_type is not None
+        elif isinstance(spec, LocalAttentionSpec):
+            yield from _local_attention(name, spec, module, f"{original}/{_role(name, spec)}", biases)
+            biases += spec.relative_attention_type is not None
         elif isinstance(spec, FeedForwardSpec):
             yield from _feed_forward(name, spec, module, f"{original}/mlp")
         if place.number == last[place.block]:
@@ -116,6 +126,31 @@ def _attention(
         yield OriginalTap(f"{module}.{ours}", f"{original}/{theirs}/__call__:0", dims, where=memory)
     if spec.relative_attention_type:  # the stack's one module, called by each layer
         dims = "1 heads length memory_length"
+        yield OriginalTap(f"{module}.position_bias", f"{name}/relpos_bias/__call__:{bias}", dims)
+    yield _tap(f"{module}.o", f"{original}/out", HIDDEN, name)
+
+
+def _local_attention(
+    name: str, spec: LocalAttentionSpec, module: str, original: str, bias: int
+) -> Iterator[OriginalTap]:
+    """LongT5's. What it takes from tokens and from summaries comes from the same modules, called twice."""
+    if isinstance(spec, TransientGlobalAttentionSpec):
+        # Summaries that no block fills are zero on both sides.
+        norm = f"{module}.global_input_layer_norm"
+        yield OriginalTap(norm, f"{original}/T5LayerNorm_0/__call__:0", "batch global_length d_model")
+        for ours, theirs in (("side_k", "key"), ("side_v", "value")):
+            dims = f"batch global_length {HEADS}"
+            yield OriginalTap(f"{module}.{ours}", f"{original}/{theirs}/__call__:1", dims)
+        if spec.relative_attention_type:
+            dims = "1 heads batch length global_length"
+            table = f"{name}/side_relpos_bias/__call__:{bias}"
+            yield OriginalTap(f"{module}.side_position_bias", table, dims, where=HERE[name])
+    yield _tap(f"{module}.q", f"{original}/query", f"batch length {HEADS}", name)
+    for ours, theirs in (("k", "key"), ("v", "value")):
+        dims = f"batch memory_length {HEADS}"
+        yield OriginalTap(f"{module}.{ours}", f"{original}/{theirs}/__call__:0", dims, where=MEMORY[name])
+    if spec.relative_attention_type:
+        dims = "1 heads block_length window_length"
         yield OriginalTap(f"{module}.position_bias", f"{name}/relpos_bias/__call__:{bias}", dims)
     yield _tap(f"{module}.o", f"{original}/out", HIDDEN, name)
 

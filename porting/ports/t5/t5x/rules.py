@@ -9,6 +9,9 @@
     target/encoder/relpos_bias/rel_embedding   [h, buckets]            ....relative_attention_bias.weight
     target/encoder/encoder/relpos_bias/rel_embedding
                                                [h, layers, buckets]    one for each layer
+    target/encoder/side_relpos_bias/rel_embedding
+                                               [h, buckets]            the same towards LongT5's summaries
+    .../attention/T5LayerNorm_0/scale          [d_model]               ....global_input_layer_norm.weight
     .../mlp/wi_0/kernel                        [d_model, d_ff]         ....DenseReluDense.wi_0.weight
     .../pre_mlp_layer_norm/scale               [d_model]               ....layer_norm.weight
     target/encoder/encoder_norm/scale          [d_model]               encoder.final_layer_norm.weight
@@ -27,7 +30,15 @@ from porting.mapping import Drop, Rule
 from porting.ops import Op, Reshape, Transpose
 from porting.ports.t5.architecture import StackSpec
 from porting.ports.t5.config import Config
-from porting.ports.t5.layer_specs import AttentionSpec, FeedForwardSpec, LayerSpec, RelativePositions
+from porting.ports.t5.layer_specs import (
+    AttentionSpec,
+    FeedForwardSpec,
+    LayerSpec,
+    LocalAttentionSpec,
+    RelativePositions,
+    TransientGlobalAttentionSpec,
+)
+from porting.ports.t5.t5x.long_t5 import SIDE_TABLE, SUMMARY_NORM
 from porting.ports.t5.t5x.names import DROPS, SCAN_AXIS, WEIGHTS, is_scanned, sublayers
 
 _TRANSPOSE = (Transpose(),)
@@ -83,13 +94,19 @@ def _stack_rules(layers: _Layers, name: str, stack: StackSpec, d_model: int) -> 
         if isinstance(spec, FeedForwardSpec):
             target = f"{layer}.DenseReluDense.{{name}}.weight"
             yield layers.rule(rf"{sub.module}/(?P<name>wi|wi_\d+|wo)/kernel", target, _TRANSPOSE)
-        elif isinstance(spec, AttentionSpec):
+        elif isinstance(spec, AttentionSpec | LocalAttentionSpec):
             yield from _attention_rules(layers, sub.module, f"{layer}.{spec.kind}", spec, d_model)
             yield from _bias_rules(layers, name, f"{layer}.{spec.kind}", spec)
+            if isinstance(spec, TransientGlobalAttentionSpec):
+                target = f"{layer}.{spec.kind}"
+                norm = f"{target}.global_input_layer_norm.weight"
+                yield layers.rule(f"{sub.module}/{SUMMARY_NORM}", norm)
+                table = f"{name}.block.0.{target}.global_relative_attention_bias.weight"
+                yield Rule(f"{WEIGHTS}/{name}/{SIDE_TABLE}", table, _TRANSPOSE)
 
 
 def _attention_rules(
-    layers: _Layers, module: str, target: str, spec: AttentionSpec, d_model: int
+    layers: _Layers, module: str, target: str, spec: AttentionSpec | LocalAttentionSpec, d_model: int
 ) -> Iterator[Rule]:
     inner = spec.num_heads * spec.d_kv
     into: tuple[Op, ...] = _TRANSPOSE

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from porting.ports.t5.architecture import Architecture
-from porting.ports.t5.layer_specs import AttentionSpec, FeedForwardSpec, LayerSpec
+from porting.ports.t5.layer_specs import AttentionSpec, FeedForwardSpec, LayerSpec, LocalAttentionSpec
 from porting.ports.t5.t5x.names import is_scanned
 
 
@@ -19,7 +19,7 @@ def sizes_seen(architecture: Architecture, names: Iterable[str]) -> dict[str, li
     """
     stacks, listed = architecture.stacks, list(names)
     specs = [spec for stack in stacks.values() for spec in stack.layers]
-    attentions = [spec for spec in specs if isinstance(spec, AttentionSpec)]
+    attentions = [spec for spec in specs if isinstance(spec, AttentionSpec | LocalAttentionSpec)]
     return {
         "vocab_size": [architecture.vocab_size],
         "d_model": [architecture.d_model],

@@ -10,7 +10,14 @@ from collections.abc import Iterator
 from porting.mapping import Shape
 from porting.ports.t5.architecture import StackSpec
 from porting.ports.t5.config import Config
-from porting.ports.t5.layer_specs import AttentionSpec, FeedForwardSpec, LayerSpec, RelativePositions
+from porting.ports.t5.layer_specs import (
+    AttentionSpec,
+    FeedForwardSpec,
+    LayerSpec,
+    LocalAttentionSpec,
+    RelativePositions,
+)
+from porting.ports.t5.t5x.long_t5 import own_variables, shared_variables
 from porting.ports.t5.t5x.names import SCAN_AXIS, WEIGHTS, sublayers
 
 
@@ -60,15 +67,17 @@ def _shared(spec: LayerSpec | None) -> Iterator[tuple[str, Shape]]:
     """What a stack has once."""
     if isinstance(spec, RelativePositions) and spec.relative_attention_type == "bias_shared":
         yield from _table(spec)
+    if isinstance(spec, LocalAttentionSpec):
+        yield from shared_variables(spec)
 
 
 def _table(spec: RelativePositions) -> Iterator[tuple[str, Shape]]:
-    assert isinstance(spec, AttentionSpec)
+    assert isinstance(spec, AttentionSpec | LocalAttentionSpec)
     yield "relpos_bias/rel_embedding", (spec.num_heads, spec.relative_attention_num_buckets)
 
 
 def _layer(module: str, spec: LayerSpec, d_model: int) -> Iterator[tuple[str, Shape]]:
-    if isinstance(spec, AttentionSpec):
+    if isinstance(spec, AttentionSpec | LocalAttentionSpec):
         heads = (spec.num_heads, spec.d_kv)
         inner = (spec.num_heads * spec.d_kv,) if spec.combine_dims else heads
         for name in ("query", "key", "value"):
@@ -76,6 +85,8 @@ def _layer(module: str, spec: LayerSpec, d_model: int) -> Iterator[tuple[str, Sh
         yield f"{module}/out/kernel", (*inner, d_model)
         if spec.relative_attention_type == "bias":
             yield from _table(spec)
+        if isinstance(spec, LocalAttentionSpec):
+            yield from ((f"{module}/{path}", shape) for path, shape in own_variables(spec, d_model))
     elif isinstance(spec, FeedForwardSpec):
         for name in spec.projections:
             yield f"{module}/{name}/kernel", (d_model, spec.d_ff)
