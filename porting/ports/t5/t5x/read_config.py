@@ -13,11 +13,13 @@ from porting.mapping import Shape
 from porting.port import ResolvedConfig
 from porting.ports.t5.architecture import MODEL_TYPE, Architecture
 from porting.ports.t5.config import REQUIRED, UMT5Config, config_from_json
+from porting.ports.t5.infer_layers import Reading
 from porting.ports.t5.spelling import spelling
 from porting.ports.t5.t5x.from_gin import config_from_gin
 from porting.ports.t5.t5x.infer import infer_config
+from porting.ports.t5.t5x.infer_layers import StackLayers
 from porting.ports.t5.t5x.located import located
-from porting.ports.t5.t5x.names import weights
+from porting.ports.t5.t5x.names import is_scanned, weights
 from porting.ports.t5.t5x.sizes import sizes_seen
 
 
@@ -73,10 +75,10 @@ def _completed(path: Path, content: Mapping[str, Any], shapes: Mapping[str, Shap
 
 
 def _depths(architecture: Architecture, shapes: Mapping[str, Shape]) -> Iterator[Problem]:
-    """Far more layers than there can be would be described, and missed by name, one by one: minutes."""
-    found = weights(shapes)
-    most = max((size for shape in found.values() for size in shape), default=0) + len(found)
+    """Other depths than there are layers: each parameter would be missed by name, one by one, for minutes."""
     for name, stack in architecture.stacks.items():
-        number = stack.num_blocks * len(stack.layers)
-        if number > 4 * most:
-            yield Problem(f"{name} layers", f"some for {len(found)} variables", f"{number}")
+        reading = Reading(weights(shapes), {})
+        found = StackLayers(reading, name, is_scanned(shapes, name)).number()
+        blocks = stack.num_blocks * len(stack.starts)
+        if found not in (None, blocks):
+            yield Problem(f"{name} blocks", f"{found}, as the variables show", f"{blocks}")

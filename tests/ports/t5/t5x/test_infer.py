@@ -1,0 +1,173 @@
+"""What T5X's variables show of a model, what is assumed, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from porting.errors import ConfigError
+from porting.mapping import Shape
+from porting.ports.t5.architecture import Architecture
+from porting.ports.t5.config import T5Config, UMT5Config
+from porting.ports.t5.naming import infer_config, read_config
+from porting.ports.t5.port import PORT
+from porting.ports.t5.spelling import spelling
+from tests.ports.t5.t5x.checkpoints import scalable_shapes, t5_shapes
+
+V1_1 = T5Config(
+    vocab_size=64,
+    d_model=20,
+    d_kv=8,
+    d_ff=36,
+    num_layers=3,
+    num_decoder_layers=2,
+    num_heads=3,
+    feed_forward_proj="gated-gelu",
+    tie_word_embeddings=False,
+)
+Shapes = dict[str, Shape]
+
+
+def test_a_t5_1_1_is_inferred() -> None:
+    resolved = infer_config(t5_shapes())
+    assert spelling(resolved.config) == V1_1
+    said = " ".join(resolved.inferred)
+    assert "3 heads of 8" in said
+    assert "encoder of 3 blocks" in said
+    assumed = " ".join(resolved.assumed)
+    assert '{"feed_forward_proj": "gated-silu"}' in assumed
+    assert '{"encoder_attention_type": "local", "local_radius": 127}' in assumed
+
+
+def test_a_t5_1_0_is_inferred() -> None:
+    config = spelling(infer_config(t5_shapes(gated=False, tied=True)).config)
+    assert isinstance(config, T5Config)
+    assert (config.feed_forward_proj, config.tie_word_embeddings) == ("relu", True)
+
+
+@pytest.mark.parametrize("scanned", [True, False])
+def test_tables_of_each_layer_are_a_umt5s(scanned: bool) -> None:
+    resolved = infer_config(scalable_shapes(scanned=scanned))
+    found = spelling(resolved.config, "umt5")
+    assert isinstance(found, UMT5Config)
+    assert (found.num_layers, found.num_decoder_layers, found.num_heads, found.d_kv) == (3, 2, 3, 8)
+    assert "encoder_attention_type" not in " ".join(resolved.assumed)
+
+
+def test_decoder_and_encoder_may_differ() -> None:
+    shapes = t5_shapes()
+    for name, shape in list(shapes.items()):
+        if name.startswith("target/decoder/layers") and "/wi_" in name:
+            shapes[name] = (shape[0], 12)
+        elif name.startswith("target/decoder/layers") and "mlp/wo" in name:
+            shapes[name] = (12, shape[1])
+    config = infer_config(shapes).config
+    assert isinstance(config, Architecture)
+    assert isinstance(spelling(config), Architecture)
+    assert [stack.layers[-1].d_ff for stack in config.stacks.values()] == [36, 12]  # type: ignore[union-attr]
+
+
+def test_two_embeddings_are_two_vocabularies() -> None:
+    shapes = t5_shapes()
+    del shapes["target/token_embedder/embedding"]
+    shapes["target/encoder/token_embedder/embedding"] = (90, 20)
+    shapes["target/decoder/token_embedder/embedding"] = (64, 20)
+    config = infer_config(shapes).config
+    assert (config.source_vocab_size, config.vocab_size, config.shares_embedding) == (90, 64, False)
+    rules = PORT.rules(config, [*shapes])
+    for name in shapes:
+        assert sum(rule.regex.fullmatch(name) is not None for rule in rules) == 1
+
+
+@pytest.mark.parametrize(
+    ("gone", "key"),
+    [
+        ("attention/query/kernel", "target/encoder/layers_0/attention/query/kernel"),
+        ("mlp/wo/kernel", "target/decoder/layers_0/mlp/wo/kernel"),
+        ("target/encoder/relpos_bias", "target/encoder/relpos_bias/rel_embedding"),
+        ("mlp/wi_", "target/encoder/.../mlp/wi"),
+    ],
+)
+def test_what_sizes_are_read_off_must_be_there(gone: str, key: str) -> None:
+    shapes = {name: shape for name, shape in t5_shapes().items() if gone not in name}
+    with pytest.raises(ConfigError) as caught:
+        infer_config(shapes)
+    assert key in [problem.key for problem in caught.value.problems]
+    assert "--config" in caught.value.remedy
+
+
+def test_all_problems_are_listed() -> None:
+    shapes = {n: s for n, s in t5_shapes().items() if "relpos" not in n and "mlp/wo" not in n}
+    with pytest.raises(ConfigError) as caught:
+        infer_config(shapes)
+    assert len(caught.value.problems) == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "expected"),
+    [
+        ("target/encoder/relpos_bias/rel_embedding", (3,), "heads, buckets"),
+        ("target/encoder/relpos_bias/rel_embedding", (5, 32), "multiple of 5 heads"),
+        ("target/token_embedder/embedding", (64,), "vocab, d_model"),
+        ("target/encoder/layers_0/attention/query/kernel", (20,), "heads"),
+        ("target/encoder/layers_0/attention/query/kernel", (20, 4, 6), "3 heads"),
+    ],
+)
+def test_shapes_that_cannot_be_are_refused(name: str, shape: Shape, expected: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        infer_config({**t5_shapes(), name: shape})
+    assert any(expected in problem.expected for problem in caught.value.problems)
+
+
+def test_scanned_variables_must_have_one_number_of_layers() -> None:
+    name = "target/encoder/encoder/mlp/wo/kernel"
+    with pytest.raises(ConfigError, match=r"mlp/wo/kernel.*3 layers"):
+        infer_config({**scalable_shapes(scanned=True), name: (36, 4, 20)})
+
+
+# --- a config.json ---
+
+
+def written(folder: Path, **content: object) -> Path:
+    path = folder / "config.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_an_answer_overrides_an_assumption(tmp_path: Path) -> None:
+    resolved = read_config(written(tmp_path, feed_forward_proj="gated-silu", dropout_rate=0.2), t5_shapes())
+    config = spelling(resolved.config.architecture)
+    assert isinstance(config, T5Config)
+    assert (config.feed_forward_proj, config.dropout_rate) == ("gated-silu", 0.2)
+    assert "activation" not in " ".join(resolved.assumed)
+
+
+def test_an_answer_that_the_variables_contradict_is_refused(tmp_path: Path) -> None:
+    path = written(tmp_path, num_layers=9, d_ff=35, d_kv=8)
+    with pytest.raises(ConfigError, match="contradicts") as caught:
+        read_config(path, t5_shapes())
+    assert {problem.key for problem in caught.value.problems} == {"num_layers", "d_ff"}
+
+
+def test_a_complete_config_says_all_but_how_heads_lie(tmp_path: Path) -> None:
+    shapes = scalable_shapes(scanned=True)
+    content = UMT5Config(**{**V1_1.__dict__}).to_json()
+    resolved = read_config(written(tmp_path, **content), shapes)
+    attention = resolved.config.encoder.layers[0]
+    assert not attention.combine_dims
+    assert PORT.config_to_json(resolved.config) == content
+
+
+def test_a_scanned_model_is_written_as_a_umt5_when_asked_for(tmp_path: Path) -> None:
+    shapes = scalable_shapes(scanned=True)
+    asked = read_config(written(tmp_path, model_type="umt5"), shapes).config
+    assert PORT.config_to_json(asked)["model_type"] == "umt5"
+    assert PORT.config_to_json(infer_config(shapes).config)["model_type"] == "mesh_t5"
+
+
+def test_a_config_of_a_far_larger_model_is_refused_before_it_is_built(tmp_path: Path) -> None:
+    content = {**V1_1.to_json(), "num_layers": 2000}
+    with pytest.raises(ConfigError, match="another size"):
+        read_config(written(tmp_path, **content), t5_shapes())

@@ -1,0 +1,178 @@
+"""A model written back for T5X, and for Mesh: every way there and back is the same, bit for bit."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from porting.errors import ConfigError, MappingError
+from porting.ports.t5.architecture import Architecture
+from porting.ports.t5.config import SwitchConfig, T5Config
+from porting.ports.t5.layer_specs import AttentionSpec
+from porting.ports.t5.naming import read_config
+from porting.ports.t5.port import PORT
+from porting.ports.t5.spelling import spelling
+from porting.ports.t5.variables import variables as mesh_variables
+from tests.ports.t5.family import FAMILY
+from tests.ports.t5.t5x.checkpoints import (
+    Arrays,
+    converted,
+    in_memory,
+    random_arrays,
+    recorded,
+    scalable_shapes,
+    t5_shapes,
+    written_back,
+)
+from tests.ports.t5.t5x.test_infer import V1_1
+
+FORMS = {
+    "1.1": (t5_shapes(), "t5x"),
+    "1.0": (t5_shapes(gated=False, tied=True), "t5x"),
+    "scalable": (scalable_shapes(scanned=False), "t5x"),
+    "scanned": (scalable_shapes(scanned=True), "t5x-scanned"),
+}
+
+
+def assert_same(found: Arrays, expected: Arrays) -> None:
+    assert {*found} == {*expected}
+    for name, value in expected.items():
+        assert found[name].dtype == value.dtype
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
+
+
+@pytest.mark.parametrize("remembers", [True, False])
+@pytest.mark.parametrize("form", FORMS)
+def test_t5x_to_pytorch_to_t5x(form: str, remembers: bool) -> None:
+    shapes, to = FORMS[form]
+    arrays = random_arrays(shapes)
+    source, _, state = converted(in_memory(arrays))
+    _, back = written_back(state, source.resolved.config, to, shapes if remembers else None)
+    assert_same(back, arrays)
+
+
+@pytest.mark.parametrize(("name", "to"), [("t5x/v1_1", "t5x"), ("t5x/scanned", "t5x-scanned")])
+def test_the_originals_own_weights_come_back(name: str, to: str) -> None:
+    original = recorded(name)
+    source, _, state = converted(original.checkpoint)
+    assert_same(written_back(state, source.resolved.config, to)[1], original.arrays)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_names_of_another_original_are_not_written_again(form: str) -> None:
+    """T5X -> PyTorch -> Mesh -> PyTorch, and Mesh -> PyTorch -> T5X -> PyTorch."""
+    shapes, to = FORMS[form]
+    source, _, state = converted(in_memory(random_arrays(shapes)))
+    _, mesh = written_back(state, source.resolved.config, "mesh", shapes)
+    assert {*mesh} == {*mesh_variables(source.resolved.config)}
+    resolved = converted(in_memory(mesh))
+    assert_same(resolved[2], state)
+    remembered = {name: array.shape for name, array in mesh.items()}
+    _, there = written_back(resolved[2], source.resolved.config, to, remembered)
+    assert {*there} == {*shapes}
+    assert_same(converted(in_memory(there))[2], state)
+
+
+@pytest.mark.parametrize("form", ["1.1", "scalable"])
+def test_layers_are_scanned_for_whoever_asks(form: str) -> None:
+    shapes, _ = FORMS[form]
+    source, _, state = converted(in_memory(random_arrays(shapes)))
+    _, back = written_back(state, source.resolved.config, "t5x-scanned", shapes)
+    assert {name: array.shape for name, array in back.items()} == scalable_shapes(scanned=True)
+
+
+def test_a_shared_table_is_in_every_layer_of_a_scanned_checkpoint() -> None:
+    source, _, state = converted(in_memory(random_arrays(t5_shapes())))
+    _, back = written_back(state, source.resolved.config, "t5x-scanned")
+    own, _, again = converted(in_memory(back))
+    table = "encoder.block.{}.layer.0.SelfAttention.relative_attention_bias.weight"
+    for i in range(3):
+        np.testing.assert_array_equal(again[table.format(i)], state[table.format(0)])
+    ids = torch.arange(2, 42).reshape(2, 20) % 64
+    logits = []
+    for config, values in ((source.resolved.config, state), (own.resolved.config, again)):
+        model = PORT.build(config).eval()
+        arrays = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in values.items()}
+        model.load_state_dict(arrays, strict=False)
+        with torch.no_grad():
+            logits.append(model(input_ids=ids, labels=ids).logits)
+    assert torch.equal(*logits)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_gin_says_what_was_written(form: str, tmp_path: Path) -> None:
+    shapes, to = FORMS[form]
+    source, _, state = converted(in_memory(random_arrays(shapes)))
+    back, _ = written_back(state, source.resolved.config, to)
+    path = tmp_path / "config.gin"
+    path.write_text(back.files["config.gin"])
+    read = read_config(path, shapes)
+    assert read.assumed == ()
+    assert spelling(read.config) == spelling(source.resolved.config.architecture)
+    assert re.search(
+        rf"examples\.{'scalable_t5' if 'scal' in form or 'scan' in form else 't5'} ", path.read_text()
+    )
+    assert (back.layout, back.more["state/step"].dtype) == ("t5x", np.int32)
+
+
+REFUSED: dict[str, tuple[object, str]] = {
+    "epsilon": (replace(V1_1, layer_norm_epsilon=1e-5), "layer_norm_epsilon"),
+    "buckets": (replace(V1_1, relative_attention_num_buckets=16), "relative_attention_num_buckets"),
+    "distance": (replace(V1_1, relative_attention_max_distance=64), "relative_attention_max_distance"),
+    "experts": (
+        SwitchConfig(
+            64, 20, 8, 36, 2, 2, 3, num_experts=2, num_sparse_encoder_layers=1, num_sparse_decoder_layers=1
+        ),
+        "encoder.layers",
+    ),
+}
+
+
+@pytest.mark.parametrize("to", ["t5x", "t5x-scanned"])
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_t5x_cannot_build_is_refused(name: str, to: str) -> None:
+    config, key = REFUSED[name]
+    form = PORT.originals[to]
+    with pytest.raises(ConfigError, match="T5X cannot build this model") as caught:
+        form.variables(config)
+    assert any(key in problem.key for problem in caught.value.problems)
+    with pytest.raises(ConfigError):
+        form.files(config, [])
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_every_model_of_the_family_is_written_right_or_refused(name: str) -> None:
+    """No variant of Mesh's is written as something that T5X would compute otherwise."""
+    architecture = FAMILY[name].architecture
+    try:
+        shapes = PORT.originals["t5x"].variables(architecture)
+    except ConfigError as error:
+        assert error.problems
+        return
+    source, _, state = converted(in_memory(random_arrays(shapes)))
+    assert {*state} == {*PORT.parameter_shapes(architecture)}  # type: ignore[misc]
+    assert plain(source.resolved.config) == plain(architecture)
+
+
+def plain(architecture: Architecture) -> tuple[object, ...]:
+    """What T5X has settings for, and the plain values of what it has none for."""
+    specs = [
+        replace(spec, combine_dims=True) if isinstance(spec, AttentionSpec) else spec
+        for stack in architecture.stacks.values()
+        for place in stack.places
+        for spec in (place.spec,)
+    ]
+    return (*specs, architecture.tie_word_embeddings, architecture.scale_embedding)
+
+
+def test_a_model_that_lost_a_parameter_is_refused() -> None:
+    source, _, state = converted(in_memory(random_arrays(t5_shapes())))
+    assert isinstance(spelling(source.resolved.config), T5Config)
+    del state["encoder.block.2.layer.0.SelfAttention.q.weight"]
+    with pytest.raises(MappingError):
+        written_back(state, source.resolved.config, "t5x-scanned")
