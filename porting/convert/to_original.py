@@ -49,7 +49,9 @@ def to_original(
         ConfigError: the original cannot be told to build this model.
         MappingError: the directory does not hold the model that its config describes.
     """
-    known = remembered(checkpoint.path.parent)
+    own, known = original_format(source, name), remembered(checkpoint.path.parent)
+    if known and not own.owns(known.variables):  # the directory was made from another of the port's originals
+        known = None
     back = _write_back(name, source, checkpoint, known.variables if known else None)
     constants = {
         variable: np.asarray(known.more.get(variable, value) if known else value, value.dtype)
@@ -62,7 +64,7 @@ def to_original(
     layout = bundle_layout([specs[entry.target] for entry in plan.entries], prefix, max_shard_size)
     texts = dict(back.files)
     if known and known.config is not None:
-        texts[source.port.config_files[0]] = known.config
+        texts[own.config_file or source.port.config_files[0]] = known.config
 
     def files(written: Mapping[str, Written]) -> Mapping[str, bytes]:
         return {

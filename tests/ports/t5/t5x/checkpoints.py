@@ -139,11 +139,9 @@ def _scanned(unscanned: Mapping[str, Shape]) -> dict[str, Shape]:
     return found
 
 
-def converted(
-    checkpoint: Checkpoint, config: Path | None = None
-) -> tuple[Source, Plan, dict[str, np.ndarray]]:
+def converted(checkpoint: Checkpoint) -> tuple[Source, Plan, dict[str, np.ndarray]]:
     """What a checkpoint is, its plan, and the state dict that the plan makes."""
-    source = resolve_source(checkpoint, config)
+    source = resolve_source(checkpoint)
     plan = plan_conversion(source, checkpoint)
     return source, plan, made(plan, checkpoint)
 

@@ -144,9 +144,8 @@ def test_a_file_of_another_checkpoint_is_refused(tmp_path: Path, said: str, inst
 
 
 def test_every_contradiction_is_listed(tmp_path: Path) -> None:
-    path = gin(
-        tmp_path, FLAXFORMER.replace("= 36", "= 37").replace("num_embeddings= 64", "num_embeddings= 65")
-    )
+    text = FLAXFORMER.replace("= 36", "= 37").replace("num_embeddings= 64", "num_embeddings= 65")
+    path = gin(tmp_path, text)
     with pytest.raises(ConfigError) as caught:
         read_config(path, t5_shapes())
     assert [problem.key for problem in caught.value.problems] == [
