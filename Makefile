@@ -47,7 +47,7 @@ check: $(READY)
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[mesh,bert,test,browser,dev]'
+	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[mesh,bert,t5x,test,browser,dev]'
 	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps t5 tf-keras
 	@touch $(READY)
 

@@ -151,7 +151,7 @@ def _checkpoint_facts(checkpoint: Checkpoint, plan: Plan) -> dict[str, Any]:
     digests = {}
     for path in checkpoint.identifying_files():
         with path.open("rb") as file:
-            digests[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+            digests[checkpoint.file_name(path)] = hashlib.file_digest(file, "sha256").hexdigest()
     weights = (checkpoint.tensors[source] for entry in plan.entries for source in entry.sources)
     return {
         "name": checkpoint.path.name,

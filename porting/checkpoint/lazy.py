@@ -89,6 +89,10 @@ class Checkpoint:
         """The files to hash where a report says which checkpoint it rests on."""
         return self.contents or self.files[:1]
 
+    def file_name(self, path: Path) -> str:
+        """What a report calls a file: its way from `path` where that is a directory, else its name."""
+        return path.relative_to(self.path).as_posix() if self.path in path.parents else path.name
+
     def require_files(self, names: Iterable[str] | None = None) -> None:
         """Fail now, not after half of the work, if a data file that these tensors need is missing.
 
@@ -114,7 +118,7 @@ class Checkpoint:
             raise CheckpointError(
                 f"{self.path}: {len(problems)} data file(s) of the checkpoint are missing",
                 problems=problems,
-                remedy=f"Copy them into {self.path.parent} from where the checkpoint came from; "
+                remedy=f"Copy them to {self.path.parent} from where the checkpoint came from; "
                 "a checkpoint is all of its files.",
             )
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from porting.checkpoint.joined_files import is_plain_name
 from porting.convert.checksums import file_crc32c, file_sha256
 from porting.convert.manifest import MANIFEST, SCHEMA_VERSION, read_manifest, whole_number
 from porting.errors import CheckpointError, InputError, Problem
@@ -84,9 +85,19 @@ def check_directory(
         directory=directory,
         files=tuple(file.name for file in listed),
         nbytes=sum(file.size for file in listed),
-        others=tuple(sorted(path.name for path in directory.iterdir() if path.name not in known)),
+        others=tuple(sorted(_others(directory, "", known))),
         manifest=manifest,
     )
+
+
+def _others(directory: Path, within: str, known: Set[str]) -> Iterator[str]:
+    """Names of what is not known, and neither holds anything that is."""
+    for path in (directory / within).iterdir():
+        name = within + path.name
+        if any(one.startswith(f"{name}/") for one in known):
+            yield from _others(directory, f"{name}/", known)
+        elif name not in known:
+            yield name
 
 
 @dataclass(frozen=True)
@@ -102,7 +113,7 @@ class _Listed:
     @classmethod
     def of(cls, facts: Mapping[str, Any]) -> _Listed:
         name = facts["name"]
-        if not isinstance(name, str) or Path(name).name != name:
+        if not isinstance(name, str) or not all(map(is_plain_name, name.split("/"))):
             raise ValueError(f"it names a file outside the directory: {name!r}")
         tensors = {
             str(tensor): (whole_number(place["offset"]), whole_number(place["nbytes"]), str(place["crc32c"]))

@@ -35,7 +35,8 @@ def source_facts(checkpoint: Checkpoint, plan: Plan) -> dict[str, Any]:
     tensor) are hashed with SHA-256. Of the others every tensor that was read was held against its checksum,
     which the plan's entries repeat.
     """
-    hashed = {path: file_sha256(path) for path in checkpoint.identifying_files() if path.is_file()}
+    identifying = {*checkpoint.identifying_files()}
+    hashed = {path: file_sha256(path) for path in identifying if path.is_file()}
     read = {name for entry in plan.entries for name in entry.sources} | {*plan.copies}
     counts = dict.fromkeys(checkpoint.files, 0)
     for name in read:
@@ -43,12 +44,12 @@ def source_facts(checkpoint: Checkpoint, plan: Plan) -> dict[str, Any]:
             counts[path] = counts.get(path, 0) + 1
     files = []
     for path in checkpoint.files:
-        facts: dict[str, Any] = {"name": path.name}
+        facts: dict[str, Any] = {"name": checkpoint.file_name(path)}
         if path.is_file():
             facts["size"] = path.stat().st_size
         if path in hashed:
             facts["sha256"] = hashed[path]
-        if path not in checkpoint.identifying_files():
+        if path not in identifying:
             facts["crc32c"] = _read_crc32c(checkpoint, path, read)
         facts["tensors_read"] = counts.get(path, 0)
         files.append(facts)

@@ -26,6 +26,7 @@ from porting.checkpoint.stored import PIECE_BYTES
 from porting.convert.blocks import row_major, same_bits, same_bytes, scratch, strips
 from porting.convert.dtypes import cast
 from porting.convert.layout import FileLayout, TensorSpec
+from porting.convert.open_files import allow_open_files
 from porting.convert.pacing import Budget, Syncer
 from porting.convert.verify import holds_its_sources
 from porting.errors import CheckpointError, OutputError, Problem
@@ -82,6 +83,7 @@ def write_tensors(
         OSError: the disk is full, or something else is wrong with it.
     """
     specs = {spec.name: spec for file in layout for spec in file.specs}
+    allow_open_files(len(layout))
     with ExitStack() as stack:
         files = [stack.enter_context(_open(directory / file.name, file, go_on=go_on)) for file in layout]
         syncer = stack.enter_context(Syncer(files))
@@ -139,6 +141,7 @@ def matches_layout(path: Path, file: FileLayout) -> bool:
 
 @contextmanager
 def _open(path: Path, file: FileLayout, *, go_on: bool) -> Iterator[int]:
+    path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | (0 if go_on else os.O_TRUNC), 0o666)
     try:
         os.truncate(descriptor, file.nbytes)

@@ -12,7 +12,7 @@ import errno
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,10 +42,10 @@ class Unfinished:
     found: bool
 
     def keep_only(self, names: Sequence[str]) -> None:
-        """Remove what lies in it but these files."""
-        for path in self.path.iterdir():
-            if path.name not in (*names, MARKER):
-                _remove(path)
+        """Remove what lies in it but these files, which may lie in directories of it."""
+        kept = {self.path / name for name in (*names, MARKER)}
+        above = {parent for path in kept for parent in path.parents}
+        _keep_only(self.path, kept, above)
 
 
 def check_free(output: Path, *, force: bool, nbytes: int = 0) -> None:
@@ -222,6 +222,14 @@ def _clean(path: Path, marker: IO[str] | None, made: Sequence[Path]) -> None:
     for folder in made:  # innermost first
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
+
+
+def _keep_only(directory: Path, kept: Set[Path], above: Set[Path]) -> None:
+    for path in directory.iterdir():
+        if path in above and path.is_dir() and not path.is_symlink():
+            _keep_only(path, kept, above)
+        elif path not in kept:
+            _remove(path)
 
 
 def _remove(path: Path) -> None:
