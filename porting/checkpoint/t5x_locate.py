@@ -7,14 +7,21 @@ told apart by their first bytes.
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from porting.checkpoint.files import named_os_errors
+from porting.checkpoint.orbax_metadata import METADATA
 from porting.checkpoint.t5x_checkpoint import INDEX
 from porting.errors import CheckpointError, Problem
 
-_NAMED = re.compile(r"checkpoint_(?P<step>[0-9]{1,18})")
-_UNFINISHED = re.compile(r"(?P<whole>checkpoint_[0-9]{1,18})\.(orbax-checkpoint-)?tmp[.-].*")
+# T5X's and Flax's names; Orbax by itself writes the number alone.
+_NAMED = re.compile(r"(checkpoint_)?(?P<step>[0-9]{1,18})")
+_UNFINISHED = re.compile(r"((checkpoint_)?[0-9]{1,18}|state|default)\.(orbax-checkpoint-)?tmp[.-].*")
+# What Orbax calls the part of a checkpoint that holds the model: T5X, and Orbax by itself.
+_ITEMS = ("state", "default")
+# How names of T5X's arrays begin.
+_ARRAYS = ("target.", "state.param_states.")
 # A map of some entries, whose first key is text that can be read. Files of torch.save and of safetensors may
 # begin with the first byte, never with the others.
 _BEGINNING = re.compile(
@@ -23,34 +30,59 @@ _BEGINNING = re.compile(
 _MAX_LISTED = 10
 
 
-def find_t5x(source: Path) -> Path | None:
-    """The index of the checkpoint that `source` is; None if it is none of T5X.
+@dataclass(frozen=True)
+class Found:
+    """A checkpoint of T5X, Flax or Orbax.
+
+    Attributes:
+        index: the file that says what is in it.
+        path: what it is called: the directory `checkpoint_N`, or a file that is all of it.
+    """
+
+    index: Path
+    path: Path
+
+
+def find_t5x(source: Path) -> Found | None:
+    """The checkpoint that `source` is; None if it is none of T5X.
 
     Args:
-        source: `checkpoint_N`, its file `checkpoint`, or a file of Flax of any name that holds all arrays.
+        source: `checkpoint_N`, its file `checkpoint` or `_METADATA`, a part of it that Orbax calls `state` or
+            `default`, or a file of Flax of any name that holds all arrays.
 
     Raises:
-        CheckpointError: it is a checkpoint that was not written to its end.
+        CheckpointError: it is a checkpoint that was not written to its end, or whose index is missing.
     """
     with named_os_errors(source):
         if source.is_file():
-            return source if _is_index(source) else None
+            if source.name in (INDEX, METADATA):
+                return _in_directory(source.parent)
+            return Found(source, source) if _is_msgpack(source) else None
         if not source.is_dir():
             return None
-        found = source / INDEX if _is_index(source / INDEX) else None
-    if _UNFINISHED.fullmatch(source.name):
-        raise _unfinished(source, [source.name])
+        found = _in_directory(source)
+        name = source.resolve().name
+        arrays = [path.name for path in source.iterdir() if path.name.startswith(_ARRAYS)]
+    if _UNFINISHED.fullmatch(name):
+        raise _unfinished(source, [name])
+    if found is None and arrays:
+        problem = Problem(str(source / INDEX), "the index of the checkpoint", f"{arrays[0]}, and no index")
+        raise CheckpointError(
+            f"{source} holds arrays of T5X without their index",
+            problems=[problem],
+            remedy="Copy the file `checkpoint` from where the directory came from.",
+        )
     return found
 
 
-def newest_t5x(directory: Path) -> Path | None:
-    """The index of the newest checkpoint of those that a model's directory holds; None if it holds none.
+def newest_t5x(directory: Path) -> Found | None:
+    """The newest checkpoint of those that a model's directory holds; None if it holds none.
 
     Args:
         directory: with `checkpoint_1000000` and the like in it, directories or files.
 
     Raises:
-        CheckpointError: all that it holds are checkpoints that were not written to their end.
+        CheckpointError: the newest has no index, or none was written to its end.
     """
     with named_os_errors(directory):
         names = [path.name for path in directory.iterdir()] if directory.is_dir() else []
@@ -58,13 +90,22 @@ def newest_t5x(directory: Path) -> Path | None:
     for name in sorted(steps, key=lambda name: (steps[name], name), reverse=True):
         if (found := find_t5x(directory / name)) is not None:
             return found
-    unfinished = [name for name in names if _UNFINISHED.fullmatch(name)]
-    if unfinished:
+    if unfinished := [name for name in names if _UNFINISHED.fullmatch(name)]:
         raise _unfinished(directory, unfinished)
     return None
 
 
-def _is_index(path: Path) -> bool:
+def _in_directory(directory: Path) -> Found | None:
+    path = directory.parent if directory.name in _ITEMS else directory
+    for folder in (directory, *(directory / item for item in _ITEMS)):
+        if _is_msgpack(folder / INDEX):
+            return Found(folder / INDEX, path)
+        if (folder / METADATA).is_file():
+            return Found(folder / METADATA, path)
+    return None
+
+
+def _is_msgpack(path: Path) -> bool:
     if not path.is_file():
         return False
     with path.open("rb") as file:
