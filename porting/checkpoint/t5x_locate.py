@@ -17,7 +17,7 @@ from porting.errors import CheckpointError, Problem
 
 # T5X's and Flax's names; Orbax by itself writes the number alone.
 _NAMED = re.compile(r"(checkpoint_)?(?P<step>[0-9]{1,18})")
-_UNFINISHED = re.compile(r"((checkpoint_)?[0-9]{1,18}|state|default)\.(orbax-checkpoint-)?tmp[.-].*")
+_UNFINISHED = re.compile(r"((checkpoint_)?[0-9]{1,18}|state|default)\.(orbax-checkpoint-)?tmp([.-].*)?")
 # What Orbax calls the part of a checkpoint that holds the model: T5X, and Orbax by itself.
 _ITEMS = ("state", "default")
 # How names of T5X's arrays begin.
