@@ -1,4 +1,4 @@
-"""Checkpoints that Orbax and Flax themselves wrote (orbax/make.py), of old releases and new ones."""
+"""Checkpoints that Orbax and Flax themselves wrote (written_by_orbax/make.py): old releases and new ones."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from t5x_files import random_array, same_bits, write_array, write_msgpack
 from porting.checkpoint import open_checkpoint
 from porting.errors import CheckpointError
 
-FOLDER = Path(__file__).parent / "orbax"
+FOLDER = Path(__file__).parent / "written_by_orbax"
 # Names in msgpack: of old releases; the others by their own metadata.
 NAMES = ["names_zarr", "names_ocdbt", "inside", "zarr2", "zarr3", "ocdbt2", "ocdbt3", "manager"]
 DATABASES = ["names_ocdbt", "ocdbt2", "ocdbt3", "manager"]
@@ -127,7 +127,7 @@ def test_names_that_lead_elsewhere_are_refused(tmp_path: Path) -> None:
 def test_what_orbax_writes_today_is_read(tmp_path: Path) -> None:
     """Written here, by the newest Orbax that can be installed."""
     python = Path(sys.executable)
-    if importlib.util.find_spec("orbax") is None:
+    if importlib.util.find_spec("orbax") is None or importlib.util.find_spec("flax") is None:
         venv.create(tmp_path / "venv", with_pip=True)
         python = tmp_path / "venv" / "bin" / "python"
         done = subprocess.run([python, "-m", "pip", "install", "-q", *NEW], capture_output=True, check=False)
