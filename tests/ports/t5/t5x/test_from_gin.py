@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from porting.errors import ConfigError
-from porting.ports.t5.config import T5Config
+from porting.ports.t5.config import LongT5Config, T5Config
 from porting.ports.t5.naming import read_config
 from porting.ports.t5.spelling import spelling
 from tests.ports.t5.t5x.checkpoints import scalable_shapes, t5_shapes
@@ -208,6 +208,23 @@ def test_a_file_that_is_there_is_included(tmp_path: Path) -> None:
     assert spelling(resolved.config).dropout_rate == 0.15  # type: ignore[union-attr]
 
 
-def test_a_longt5_is_not_taken_for_a_t5(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="encoder_attention_type"):
-        read_config(gin(tmp_path, FLAXFORMER + LONG), t5_shapes())
+@pytest.mark.parametrize("kind", ["EncoderLocalSelfAttention", "EtcTransientGlobalSelfAttention"])
+def test_a_longt5_is_read_as_one(tmp_path: Path, kind: str) -> None:
+    shapes = t5_shapes()
+    text = FLAXFORMER + LONG.replace("EncoderLocalSelfAttention", kind)
+    if kind.startswith("Etc"):
+        text += "long_attention.EtcTransientGlobalSelfAttention.tokens_per_block = 4\n"
+        shapes["target/encoder/side_relpos_bias/rel_embedding"] = (3, 32)
+    resolved = read_config(gin(tmp_path, text), shapes)
+    config = spelling(resolved.config)
+    assert isinstance(config, LongT5Config)
+    assert config.local_radius == 5
+    expected = ("transient-global", 4) if kind.startswith("Etc") else ("local", 16)
+    assert (config.encoder_attention_type, config.global_block_size) == expected
+    assert resolved.assumed == ()
+
+
+def test_a_longt5_whose_attention_is_unknown_is_refused(tmp_path: Path) -> None:
+    text = FLAXFORMER + LONG.replace("@long_attention.EncoderLocalSelfAttention", "@other.Attention")
+    with pytest.raises(ConfigError, match=r"LongEncoderLayer\.attention_factory"):
+        read_config(gin(tmp_path, text), t5_shapes())
