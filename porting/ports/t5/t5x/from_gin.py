@@ -71,8 +71,10 @@ _FIXED: tuple[tuple[str, str, Any], ...] = (
     (_ATTENTION, "use_bias", False),
     (_ATTENTION, "rescale_logits", False),
     *((kind, "rescale_logits", False) for kind in _LONG),
-    *((kind, "use_extra_logit", False) for kind in _LONG),
+    *((kind, "use_extra_logit", False) for kind in (_ATTENTION, *_LONG)),
+    *((kind, "use_rotary_embedding", False) for kind in (_ATTENTION, *_LONG)),
     *((kind, "causal", False) for kind in _LONG),
+    ("T5LayerNorm", "center_scale_at_zero", False),
     ("Encoder", "position_embedder_factory", None),
     ("LongEncoder", "position_embedder_factory", None),
     ("Decoder", "position_embedder_factory", None),
@@ -190,9 +192,13 @@ def _answers(reader: _Reader) -> dict[str, Any]:
         ("T5Config", "dropout_rate"), (_ATTENTION, "dropout_rate"), ("MlpBlock", "intermediate_dropout_rate")
     )
     answers["layer_norm_epsilon"] = reader.get("T5LayerNorm", "epsilon")
-    _, answers["relative_attention_max_distance"] = reader.first(
-        ("RelativePositionBiases", "max_distance"), ("RelativePositionBiasesGeneral", "max_distance")
-    )
+    tables = ("RelativePositionBiases", "RelativePositionBiasesGeneral")
+    distances = {name: reader.get(name, "max_distance") for name in tables}
+    found = [distance for distance in distances.values() if distance is not None]
+    if len(set(map(repr, found))) > 1:
+        expected = f"{found[0]}, as of {tables[0]}: there is one for both stacks"
+        reader.problems.append(Problem(f"{tables[1]}.max_distance", expected, _shown(found[1])))
+    answers["relative_attention_max_distance"] = found[0] if found else None
     answers["label_smoothing"] = reader.get("EncoderDecoderModel", "label_smoothing")
     return {name: value for name, value in answers.items() if value is not None}
 

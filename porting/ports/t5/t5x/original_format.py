@@ -1,12 +1,13 @@
 """T5X's checkpoints, as a model is written back into them: `--to t5x`, and `--to t5x-scanned`.
 
 Unscanned, T5X's examples/t5 builds the model; where each layer has a table of relative positions of its own,
-and wherever layers are scanned, examples/scalable_t5 does, which keeps heads as a dimension of their own.
+and wherever layers are scanned, examples/scalable_t5 does, which keeps heads as a dimension of their own. A
+LongT5 is built by flaxformer's longt5_architecture.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -19,15 +20,16 @@ from porting.ports.t5.config import Config
 from porting.ports.t5.parameters import parameter_shapes
 from porting.ports.t5.t5x.located import located, with_heads_joined, with_own_tables
 from porting.ports.t5.t5x.names import STEP, is_scanned, is_t5x
+from porting.ports.t5.t5x.to_flaxformer_gin import flaxformer_gin
 from porting.ports.t5.t5x.to_gin import gin_from_config
-from porting.ports.t5.t5x.unlike import unlike_t5x
+from porting.ports.t5.t5x.unlike import is_long, unlike_t5x
 from porting.ports.t5.t5x.variables import variables
 
 CONFIG = "config.gin"
 
 
 def _variables(config: Config, *, scanned: bool) -> dict[str, Shape]:
-    _check(config.architecture)
+    _check(config.architecture, scanned=scanned)
     return variables(config, scanned=scanned)
 
 
@@ -41,20 +43,24 @@ def files(config: Config, names: Sequence[str]) -> Mapping[str, str]:
     Raises:
         ConfigError: T5X cannot be told to build this model.
     """
-    _check(config.architecture)
-    return {CONFIG: gin_from_config(config, names)}
+    architecture = config.architecture
+    _check(architecture, scanned=is_scanned(names, "encoder"))
+    long = is_long(architecture)
+    return {CONFIG: flaxformer_gin(architecture) if long else gin_from_config(config, names)}
 
 
-def _check(architecture: Architecture) -> None:
-    problems: Iterator[Problem] = unlike_t5x(architecture)
-    if listed := list(problems):
-        raise ConfigError("T5X cannot build this model.", problems=listed)
+def _check(architecture: Architecture, *, scanned: bool) -> None:
+    problems = list(unlike_t5x(architecture))
+    if scanned and is_long(architecture):
+        problems.append(Problem("encoder.layers", "a T5's, where layers are scanned", "a LongT5's"))
+    if problems:
+        raise ConfigError("T5X cannot build this model.", problems=problems)
 
 
 def _laid_out(config: Config, *, scanned: bool) -> Architecture:
     """As the network that T5X would build the model with keeps it."""
     architecture = config.architecture
-    if scanned:
+    if scanned and not is_long(architecture):
         architecture = with_own_tables(architecture)
     own = {
         name: any(getattr(spec, "relative_attention_type", None) == "bias" for spec in stack.layers)

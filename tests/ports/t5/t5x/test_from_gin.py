@@ -178,6 +178,12 @@ def test_scanning_is_held_against_the_variables(tmp_path: Path) -> None:
         ("dense_attention.MultiHeadDotProductAttention.rescale_logits = True", "rescale_logits"),
         ("t5_architecture.Encoder.position_embedder_factory = @embedding.PositionEmbed", "position_embedder"),
         ("network.T5Config.mlp_activations = ('maxout', 'linear')", "T5Config.mlp_activations"),
+        ("layer_norm.T5LayerNorm.center_scale_at_zero = True", "T5LayerNorm.center_scale_at_zero"),
+        ("dense_attention.MultiHeadDotProductAttention.use_rotary_embedding = True", "use_rotary_embedding"),
+        (
+            "a.RelativePositionBiases.max_distance = 128\nb.RelativePositionBiasesGeneral.max_distance = 64",
+            "RelativePositionBiasesGeneral.max_distance",
+        ),
     ],
 )
 def test_what_the_port_does_not_compute_is_refused(tmp_path: Path, line: str, key: str) -> None:

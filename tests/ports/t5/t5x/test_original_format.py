@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from porting.errors import ConfigError, MappingError
+from porting.mapping import Shape
 from porting.ports.t5.architecture import Architecture
 from porting.ports.t5.config import SwitchConfig, T5Config
 from porting.ports.t5.layer_specs import AttentionSpec
@@ -17,11 +18,13 @@ from porting.ports.t5.naming import read_config
 from porting.ports.t5.port import PORT
 from porting.ports.t5.spelling import spelling
 from porting.ports.t5.variables import variables as mesh_variables
+from porting.source import plan_original
 from tests.ports.t5.family import FAMILY
 from tests.ports.t5.t5x.checkpoints import (
     Arrays,
     converted,
     in_memory,
+    made,
     random_arrays,
     recorded,
     scalable_shapes,
@@ -116,6 +119,35 @@ def test_the_gin_says_what_was_written(form: str, tmp_path: Path) -> None:
     network = "t5" if form.startswith("1.") else "scalable_t5"
     assert f"from t5x.examples.{network} import network" in path.read_text()
     assert (back.layout, back.more["state/step"].dtype) == ("t5x", np.int32)
+
+
+def long_shapes(*, side: bool) -> dict[str, Shape]:
+    """Variables of a LongT5: a T5 1.1's, and those of transient-global attention."""
+    found = t5_shapes()
+    if side:
+        found["target/encoder/side_relpos_bias/rel_embedding"] = (3, 32)
+        found |= {f"target/encoder/layers_{i}/attention/T5LayerNorm_0/scale": (20,) for i in range(3)}
+    return found
+
+
+@pytest.mark.parametrize("kind", ["local", "transient-global"])
+def test_a_longt5_goes_to_t5x_and_back_with_a_gin_that_says_it(kind: str, tmp_path: Path) -> None:
+    arrays = random_arrays(long_shapes(side=kind != "local"))
+    answers = tmp_path / "answers.json"
+    answers.write_text(f'{{"encoder_attention_type": "{kind}", "local_radius": 5, "global_block_size": 4}}')
+    config = read_config(answers, {name: array.shape for name, array in arrays.items()}).config
+    checkpoint = in_memory(arrays)
+    state = made(plan_original(PORT, config, checkpoint), checkpoint)
+    back, found = written_back(state, config, "t5x")
+    assert_same(found, arrays)
+    path = tmp_path / "config.gin"
+    path.write_text(back.files["config.gin"])
+    read = read_config(path, {name: array.shape for name, array in arrays.items()})
+    assert read.assumed == ()
+    assert spelling(read.config) == spelling(config.architecture)
+    with pytest.raises(ConfigError, match="where layers are scanned") as caught:
+        written_back(state, config, "t5x-scanned")
+    assert len(caught.value.problems) == 1
 
 
 REFUSED: dict[str, tuple[object, str]] = {
