@@ -43,6 +43,7 @@ _DEFAULTS: dict[tuple[str, str], Any] = {
     ("T5Config", "dropout_rate"): 0.1,
     ("T5Config", "logits_via_embedding"): False,
 }
+_USUAL = {"layer_norm_epsilon": 1e-6, "relative_attention_max_distance": 128, "dropout_rate": 0.1}
 # flaxformer's attention of LongT5's encoder -> `encoder_attention_type`, as transformers calls it.
 _LONG = {"EncoderLocalSelfAttention": "local", "EtcTransientGlobalSelfAttention": "transient-global"}
 _SIZES = {
@@ -155,8 +156,7 @@ def config_from_gin(path: Path, shapes: Mapping[str, Shape]) -> ResolvedConfig:
             remedy="Give the config that belongs to it, or none, to have it inferred from the variables.",
         )
     said = [f"{path} includes {name}, which is not there: what it says was not read" for name in missing]
-    # What the networks themselves fix is no assumption where the file says which network it is.
-    assumed = (*resolved.assumed[:-1], *said) if not missing else (*resolved.assumed, *said)
+    assumed = (*resolved.assumed, *said)
     return replace(
         resolved, origin=str(path), inferred=(), assumed=assumed, original_text=read_config_text(path)
     )
@@ -200,7 +200,9 @@ def _answers(reader: _Reader) -> dict[str, Any]:
         reader.problems.append(Problem(f"{tables[1]}.max_distance", expected, _shown(found[1])))
     answers["relative_attention_max_distance"] = found[0] if found else None
     answers["label_smoothing"] = reader.get("EncoderDecoderModel", "label_smoothing")
-    return {name: value for name, value in answers.items() if value is not None}
+    said = {name: value for name, value in answers.items() if value is not None}
+    # What the networks themselves fix is no assumption where the file says which network it is.
+    return {**_USUAL, **said} if reader.complete else said
 
 
 def _encoder_attention(reader: _Reader) -> dict[str, Any]:

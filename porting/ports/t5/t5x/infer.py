@@ -27,10 +27,12 @@ from porting.ports.t5.t5x.long_t5 import with_encoder_attention
 from porting.ports.t5.t5x.names import SUBLAYERS, WEIGHTS, is_scanned, weights
 
 _REMEDY = "Give it with --config FILE (T5X's config.gin or a config.json)."
-_FIXED = (
-    "layer_norm_epsilon 1e-06, relative_attention_max_distance 128, as T5X's networks have them, dropout_rate"
-    " 0.1 (training only): override them in the same way"
-)
+# As T5X's networks have them.
+_USUAL = {
+    "layer_norm_epsilon": "1e-06",
+    "relative_attention_max_distance": "128",
+    "dropout_rate": "0.1 (training only)",
+}
 _ANSWERED = ("layer_norm_epsilon", "dropout_rate", "label_smoothing", "loss_denominator")
 
 
@@ -58,8 +60,14 @@ def infer_config(shapes: Mapping[str, Shape], answers: Mapping[str, Any] | None 
         config=architecture,
         origin="inferred from the variables and their shapes",
         inferred=tuple(_in_words(architecture, list(reading.shapes))),
-        assumed=(*reading.assumed.values(), _FIXED),
+        assumed=(*reading.assumed.values(), *_usual(given)),
     )
+
+
+def _usual(given: Mapping[str, Any]) -> Iterator[str]:
+    left = [f"{name} {value}" for name, value in _USUAL.items() if name not in given]
+    if left:
+        yield f"{', '.join(left)}, as in T5X's own networks: override in the same way"
 
 
 def _architecture(reading: Reading) -> Architecture | None:

@@ -115,6 +115,13 @@ def test_the_file_for_flaxformer_is_read(tmp_path: Path) -> None:
     assert resolved.assumed == ()
 
 
+def test_what_a_file_leaves_open_is_assumed_and_said(tmp_path: Path) -> None:
+    text = NETWORK.replace("('silu', 'linear')", "%ACTIVATIONS") + "ACTIVATIONS = %gin.REQUIRED\n"
+    resolved = read_config(gin(tmp_path, text), t5_shapes())
+    assert len(resolved.assumed) == 1
+    assert "activation gelu" in resolved.assumed[0]
+
+
 def test_what_a_complete_file_leaves_out_is_as_t5x_has_it(tmp_path: Path) -> None:
     text = NETWORK.replace("  mlp_activations = ('silu', 'linear')\n", "")
     shapes = t5_shapes(gated=False)
