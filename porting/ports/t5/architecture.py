@@ -1,7 +1,7 @@
-"""The whole family that Mesh TensorFlow can publish: a model is one or two stacks, a stack a list of layers.
+"""The whole family, Mesh TensorFlow's and LongT5: a model is one or two stacks, a stack a list of layers.
 
-`Architecture` says everything that shapes the model, the source's scopes included. The plain T5 and the
-Switch Transformer have shorter spellings that transformers understands (config.py); what has none is
+`Architecture` says everything that shapes the model, the source's scopes included. The plain T5, LongT5 and
+the Switch Transformer have shorter spellings that transformers understands (config.py); what has none is
 written to config.json as it stands here, with a model_type of its own.
 """
 

@@ -32,9 +32,9 @@ from porting.ports.t5.layers import Tap
 
 # The sequence id of what is no position at all: before the first, behind the last.
 NOWHERE = -1
-# So many scores are computed at once where nobody listens: 16 MB in float32, less than what a layer's
+# So many scores are computed at once where nobody listens: 8 MB in float32, less than what a layer's
 # activations take at the lengths where it matters.
-_SCORES_AT_ONCE = 1 << 22
+_SCORES_AT_ONCE = 1 << 21
 
 
 def into_blocks(x: Tensor, block_length: int, fill: int = 0) -> Tensor:
