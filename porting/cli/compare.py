@@ -162,7 +162,10 @@ def compare_outputs_command(
             )
         recorded = comparison.provenance["reference"].get("recorded")
         if recorded and not reference_trace:
-            output.hint(f"The original did not run: {recorded['file']} beside the checkpoint, is its record.")
+            output.hint(
+                f"The original did not run: its record beside the checkpoint, {recorded['file']}, stands"
+                " for it."
+            )
         from porting.report.terminal import screen_lines
 
         output.result(comparison.to_json(), screen_lines(comparison))

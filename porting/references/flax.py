@@ -98,17 +98,20 @@ class BuiltModule:
 Build = Callable[[Mapping[str, Any]], BuiltModule]
 
 
-def reference(build: Build, *, implementation: str, packages: Sequence[str] = ()) -> Reference:
+def reference(
+    build: Build, *, implementation: str, packages: Sequence[str] = (), remedy: str = ""
+) -> Reference:
     """The original that `build` builds, as `Port.reference` names it; see the top of this module.
 
     Args:
         build: called with the request: `config`, `checkpoint`.
         implementation: what to call it in reports.
         packages: whose versions a verdict rests on, besides JAX's and Flax's.
+        remedy: what to do where JAX or Flax is not installed; by default: to install them.
     """
 
     def open_original(request: Mapping[str, Any]) -> _Original:
-        _import_jax()
+        _import_jax(remedy)
         return _Original(build(request), implementation, packages)
 
     return Reference(open_original)
@@ -160,7 +163,7 @@ def _widened(values: np.ndarray) -> np.ndarray:
     return values.astype(np.float32) if narrow else values
 
 
-def _import_jax() -> None:
+def _import_jax(remedy: str) -> None:
     """Before anything else imports it, for JAX reads these when it is imported."""
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     os.environ.setdefault("JAX_DEFAULT_MATMUL_PRECISION", "highest")
@@ -168,7 +171,7 @@ def _import_jax() -> None:
         importlib.import_module("jax")
         importlib.import_module("flax.linen")
     except ImportError as error:
-        raise not_installed(error, "flax") from error
+        raise not_installed(error, "flax", remedy) from error
 
 
 @dataclass

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from porting.checkpoint import Checkpoint
+from porting.compare import WHY_LEFT_OUT
 from porting.errors import InputError, Problem
 from porting.inputs import Inputs
 from porting.references.original_tap import OriginalTap, written_masks
@@ -56,7 +57,7 @@ class RecordedNames:
     left_out: Mapping[str, str] = field(default_factory=dict)
     unheard: Sequence[str] = ()
     masks: Callable[[Inputs], Mapping[str, np.ndarray]] = field(default=lambda _inputs: {})
-    why_masked: str = "padded positions"
+    why_masked: str = WHY_LEFT_OUT
     variable: Callable[[str], str] = field(default=lambda path: path)
     implementation: str = "the original"
 

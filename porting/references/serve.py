@@ -185,11 +185,12 @@ def _gradient(each: TapGradient | VariableGradient, answer: Answer) -> OriginalG
     )
 
 
-def not_installed(error: ImportError, extra: str) -> ReferenceRunError:
+def not_installed(error: ImportError, extra: str, remedy: str = "") -> ReferenceRunError:
     """What to do where the original, or what it runs on, cannot be imported."""
     return ReferenceRunError(
         f"The original implementation is not installed here ({error}).",
-        remedy=f"Install it with: pip install 'porting[{extra}]'. Converting does not need it; comparing"
+        remedy=remedy
+        or f"Install it with: pip install 'porting[{extra}]'. Converting does not need it; comparing"
         " does, unless --reference-trace gives an earlier run.",
     )
 

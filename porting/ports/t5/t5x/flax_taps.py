@@ -33,7 +33,9 @@ def flax_taps(config: T5Config) -> list[OriginalTap]:
         )
         # The stack's dropout is used twice: on what is embedded, and here.
         found.append(OriginalTap(name, f"{name}/dropout@1", HIDDEN, where=HERE[name]))
-    found.append(OriginalTap("logits", "logits", "batch length vocab", where=HERE["decoder"]))
+    # The module that makes them: of a tied model one that is made for this, and has no path.
+    output = "" if config.tie_word_embeddings else "lm_head"
+    found.append(OriginalTap("logits", output, "batch length vocab", where=HERE["decoder"]))
     return found
 
 

@@ -25,6 +25,7 @@ from porting.ports.t5.layer_specs import (
     TransientGlobalAttentionSpec,
     is_self_attention,
 )
+from porting.ports.t5.t5x.names import WEIGHTS
 from porting.ports.t5.taps import taps
 from porting.references.original_tap import OriginalTap
 from porting.references.recorded import RecordedNames
@@ -33,6 +34,7 @@ from porting.references.recorded import RecordedNames
 HERE = {"encoder": (("inputs", "batch length"),), "decoder": (("targets", "batch length"),)}
 MEMORY = {"encoder": (("inputs", "batch memory_length"),), "decoder": (("targets", "batch memory_length"),)}
 HIDDEN, HEADS, WIDE = "batch length d_model", "heads d_kv", "batch length d_ff"
+WHY_MASKED = "padded positions"
 _COPY, _SAME = "a copy, for dropout is off", "the same as what the last module in it returns"
 _LOGITS = "the same as logits"
 
@@ -59,7 +61,8 @@ def recorded_names(config: Config, names: Sequence[str]) -> RecordedNames:
         left_out=_left_out(config),
         unheard=[tap.name for tap in taps(config) if tap.name not in heard],
         masks=real_positions,
-        variable=lambda path: f"target/{path}",
+        why_masked=WHY_MASKED,
+        variable=lambda path: f"{WEIGHTS}/{path}",
         implementation="T5X, a recorded run",
     )
 

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from porting.port import OriginalRun
+from porting.ports.t5.t5x.names import is_t5x
 
 _T5X = OriginalRun("porting.ports.t5.t5x.flax_reference:run", uses_recording=True)
 
 
 def run_of(_config: Any, names: Sequence[str]) -> OriginalRun | None:
     """None for a checkpoint of Mesh's."""
-    return _T5X if any(name.startswith("target/") for name in names) else None
+    return _T5X if is_t5x(names) else None
