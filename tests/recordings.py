@@ -1,4 +1,4 @@
-"""Recorded runs of T5X's own models, which lie in shared/data beside the repository, and ports made of them."""
+"""Recorded runs of T5X's own models, which lie in shared/data beside the repository; ports made of them."""
 
 from __future__ import annotations
 

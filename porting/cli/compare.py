@@ -162,10 +162,8 @@ def compare_outputs_command(
             )
         recorded = comparison.provenance["reference"].get("recorded")
         if recorded and not reference_trace:
-            output.hint(
-                f"The original did not run: its record beside the checkpoint, {recorded['file']}, stands"
-                " for it."
-            )
+            said = f"its recorded run beside the checkpoint ({recorded['file']}) stands for it"
+            output.hint(f"The original did not run: {said}.")
         from porting.report.terminal import screen_lines
 
         output.result(comparison.to_json(), screen_lines(comparison))

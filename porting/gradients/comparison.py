@@ -38,6 +38,7 @@ class GradientComparison:
         sizes: the largest magnitude in the original's gradient, by name.
         parameters: names of the rows that are parameters.
         unmatched_reference, unmatched_port: names that one side alone has.
+        unheard: names whose gradient the original cannot say, as its trace has it.
         reasons: why the comparison cannot be trusted, where it cannot.
     """
 
@@ -49,6 +50,7 @@ class GradientComparison:
     parameters: frozenset[str] = frozenset()
     unmatched_reference: tuple[str, ...] = ()
     unmatched_port: tuple[str, ...] = ()
+    unheard: tuple[str, ...] = ()
     reasons: tuple[str, ...] = ()
 
     @property
@@ -83,6 +85,7 @@ class GradientComparison:
             "first_divergence": first.to_json() if first else None,
             "tensors": [self._row(row) for row in self.tensors],
             "unmatched": {"reference": list(self.unmatched_reference), "port": list(self.unmatched_port)},
+            "unheard": list(self.unheard),
             "reasons": list(self.reasons),
         }
 
@@ -148,6 +151,7 @@ def compare_gradients(reference: Trace, port: Trace, tolerance: float = TOLERANC
         parameters=parameters,
         unmatched_reference=compared.unmatched_reference,
         unmatched_port=compared.unmatched_port,
+        unheard=compared.unheard,
         reasons=tuple(reasons),
     )
 

@@ -264,7 +264,7 @@ class _Original:
         zeros = {
             tap.original: jnp.zeros_like(heard.arrays[tap.original])
             for tap in there
-            if jnp.issubdtype(heard.arrays[tap.original].dtype, jnp.floating)
+            if tap.has_gradient and jnp.issubdtype(heard.arrays[tap.original].dtype, jnp.floating)
         }
         rest = {key: value for key, value in self._built.variables.items() if key != "params"}
 
@@ -280,7 +280,7 @@ class _Original:
             values = np.asarray(gradient)
             variable = VariableGradient(self._built.variable_name("/".join(path)), values, values.shape)
             listed.append((place, variable))
-        for tap in there:
+        for tap in (tap for tap in there if tap.has_gradient):
             values_or_none = np.asarray(tapped[tap.original]) if tap.original in tapped else None
             gradient_of = TapGradient(tap, values_or_none, heard.arrays[tap.original].shape)
             listed.append((heard.events[tap.original], gradient_of))

@@ -34,6 +34,8 @@ class OriginalTap:
         where: masks that all have to be true where the tensor means anything, each with the names of the
             tensor's dimensions that it is for: `(("inputs", "batch length"),)`. The masks themselves come
             with the original's answer.
+        has_gradient: False where the original goes on with the tensor otherwise than the port does (with a
+            copy, or in more places), so that its gradient is no gradient of the port's tap.
         optional: whether an original of some configs lacks the tensor; it then stays out of the trace.
             Better, where the config says so: list the tap only then, so that a wrong name is noticed.
     """
@@ -45,6 +47,7 @@ class OriginalTap:
     hidden_below: float | None = None
     optional: bool = False
     where: tuple[tuple[str, str], ...] = ()
+    has_gradient: bool = True
 
     def labelled(
         self, values: np.ndarray, sizes: Mapping[str, int] | None = None

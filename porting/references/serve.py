@@ -130,11 +130,12 @@ class Reference:
             )
         writer.close({**metadata, "deterministic": answer.deterministic})
         if wanted is not None:
+            silent = [tap.name for tap, _ in answer.values if not tap.has_gradient]
             write_gradient_trace(
                 Path(wanted),
                 inputs,
                 gradients,
-                metadata,
+                {**metadata, "unheard": [*metadata.get("unheard", ()), *silent]},
                 deterministic=answer.deterministic,
                 masks=answer.masks,
             )

@@ -64,11 +64,16 @@ def _attention(name: str, spec: AttentionSpec, module: str, *, holds_bias: bool)
     yield _tap(f"{module}.q", "batch length (heads d_kv)", here, sizes=sizes)
     for part in ("k", "v"):
         yield _tap(f"{module}.{part}", "batch memory_length (heads d_kv)", memory, sizes=sizes)
-    if holds_bias:  # later layers get it with the mask in it
+    if holds_bias:  # all layers go on with it; to later ones it comes with the mask in it
         dims = "1 heads length memory_length"
-        yield OriginalTap(f"{module}.position_bias", f"{path}.compute_bias", dims)
+        bias = f"{path}.compute_bias"
+        yield OriginalTap(f"{module}.position_bias", bias, dims, has_gradient=False)
     yield OriginalTap(
-        f"{module}.weights", f"{path}:2", "batch heads length memory_length", where=(*here, *memory)
+        f"{module}.weights",
+        f"{path}:2",
+        "batch heads length memory_length",
+        where=(*here, *memory),
+        has_gradient=False,  # returned for whoever looks at them: the attention is computed of a copy
     )
     yield OriginalTap(
         f"{module}.attended", f"{path}._merge_heads", "batch length (heads d_kv)", sizes, where=here
