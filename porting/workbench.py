@@ -53,6 +53,7 @@ def run_reference(
     num_beams: int | None = None,
     backward: bool = False,
     reference_python: str | None = None,
+    live: bool = False,
 ) -> Trace:
     """Run the original implementation on a checkpoint, in a process of its own.
 
@@ -75,6 +76,7 @@ def run_reference(
         backward: also take the gradients of the loss; `gradients_of(trace)` opens them.
         reference_python: the interpreter of an environment in which the original is installed; by default
             what PORTING_REFERENCE_PYTHON names, else the one that runs this.
+        live: do not take a recorded run.
 
     Raises:
         CheckpointError, ConfigError, MappingError: the checkpoint cannot be used; see `convert_checkpoint`.
@@ -85,7 +87,7 @@ def run_reference(
     with Original(source, config, python=reference_python) as original:
         ids = as_inputs(inputs)
         recording = original.recording()
-        if recording is not None and ids is None and not (settings or backward or seed):
+        if recording is not None and ids is None and not (settings or backward or seed or live):
             return original.recorded(recording, save_to)
         if ids is None:
             ids = original.port.random_inputs(original.config, *DEFAULT_RANDOM, seed)
@@ -188,6 +190,7 @@ def compare_outputs(
             save_to=save_to,
             backward=backward,
             reference_python=reference_python,
+            live=True,
             **asked,  # type: ignore[arg-type]
         ),
         on_stage=on_stage,

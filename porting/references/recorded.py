@@ -132,6 +132,7 @@ def read_recording(
     trace = writer.close(
         {
             "port": port.name,
+            "config": port.config_to_json(config),
             **(metadata or {}),
             "implementation": names.implementation,
             "compute_dtype": "float32",
