@@ -34,6 +34,7 @@ class LazyTensor:
         files: the data files that `read` needs, whether or not they are there; empty when it needs none.
         load: does the work of `read`.
         stored: where the values lie, if they lie in one piece; for who reads them piece by piece.
+        besides: bytes of memory that `load` takes besides the values, such as for what is decompressed.
     """
 
     name: str
@@ -42,6 +43,7 @@ class LazyTensor:
     files: tuple[Path, ...] = field(repr=False)
     load: Callable[[], npt.NDArray[Any]] = field(repr=False, compare=False)
     stored: StoredBytes | None = field(default=None, repr=False, compare=False)
+    besides: int = field(default=0, repr=False, compare=False)
 
     @property
     def readable(self) -> bool:

@@ -12,6 +12,9 @@ from porting.checkpoint.stored import COPY_AGAIN
 from porting.checkpoint.zarr_header import ZarrHeader
 from porting.errors import CheckpointError, Problem
 
+CHUNKS_IN_HAND = 2
+"""Chunks that are decompressed at a time, of one array."""
+
 # Its own errors are ValueErrors; those of Python (no memory, a path that is no text) come through it.
 ERRORS = (ValueError, OSError, MemoryError, RuntimeError)
 """What it raises."""
@@ -66,5 +69,5 @@ def require_tensorstore() -> Any:
 
 def context() -> Any:
     """A tensorstore.Context: no chunk is kept once it was copied out, and few are in hand at a time."""
-    limits = {"data_copy_concurrency": {"limit": 2}, "file_io_concurrency": {"limit": 2}}
+    limits = {f"{work}_concurrency": {"limit": CHUNKS_IN_HAND} for work in ("data_copy", "file_io")}
     return require_tensorstore().Context({"cache_pool": {"total_bytes_limit": 0}, **limits})

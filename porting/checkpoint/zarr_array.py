@@ -18,7 +18,7 @@ import numpy.typing as npt
 from porting.checkpoint.flax_msgpack import UNREADABLE
 from porting.checkpoint.lazy import LazyTensor
 from porting.checkpoint.stored import COPY_AGAIN, DataFile, StoredBytes, read_stored
-from porting.checkpoint.tensorstore_reading import read_array
+from porting.checkpoint.tensorstore_reading import CHUNKS_IN_HAND, read_array
 from porting.checkpoint.zarr_header import DTYPES, ZarrHeader, bad_header, parse_header
 from porting.checkpoint.zarr_store import Store
 from porting.errors import CheckpointError, Problem
@@ -81,7 +81,8 @@ class ZarrArrays:
         path = self._store.values_file(array, header)
         if path is None:
             load = partial(_read, name, array, header, self._store, dtype)
-            return LazyTensor(name, header.shape, dtype, files, load)
+            chunks = min(CHUNKS_IN_HAND, prod(header.chunk_counts)) * header.chunk_bytes
+            return LazyTensor(name, header.shape, dtype, files, load, besides=chunks)
         file = partial(_exactly, DataFile(path), header.chunk_bytes, name)
         stored = StoredBytes(file, 0, header.chunk_bytes, name)
         load = partial(read_stored, stored, dtype, header.shape)

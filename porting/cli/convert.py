@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -88,8 +89,9 @@ def convert_checkpoint_command(
 
     SOURCE is a checkpoint prefix (model.ckpt-1000) or the directory that holds it: then the newest one that
     its `checkpoint` file names, else the only one. It may also be a model directory of transformers
-    (safetensors or pytorch_model.bin). Every variable must have a home and every parameter a source, of the
-    right shape; otherwise all that does not fit is listed and nothing is written.
+    (safetensors or pytorch_model.bin), or a checkpoint of T5X, Flax or Orbax: a directory checkpoint_N, the
+    one that holds some of them, or a msgpack file. Every variable must have a home and every parameter a
+    source, of the right shape; otherwise all that does not fit is listed and nothing is written.
 
     OUTPUT_DIR appears when it is whole. Until then it is called OUTPUT_DIR.unfinished; after a kill, the same
     command goes on from there. porting.json in it says what it was made from, and how.
@@ -166,6 +168,8 @@ def _conversion_lines(conversion: Conversion, source: str) -> Iterator[str]:
     verified = ", read back and compared with the source" if conversion.verified else ""
     size = file_size(conversion.nbytes)
     yield f"{done} {len(plan.entries)} tensors, {size}{verified}, to {conversion.output}"
+    if conversion.checkpoint != Path(source):
+        yield f"Read: {conversion.checkpoint}"
     yield f"Config: {resolved.origin}"
     yield from (f"  inferred: {line}" for line in resolved.inferred)
     yield from (f"  assumed:  {line}" for line in resolved.assumed)

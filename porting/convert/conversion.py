@@ -57,6 +57,7 @@ class Conversion:
         bytes_ignored: bytes of the tensors that each reason leaves out.
         to: "pytorch", or the name of the original's format.
         notes: what the way back to the original rests on.
+        checkpoint: what was read: of a directory that holds several, the newest.
         begun: "fresh"; after a kill "continued" (what was there and right was kept) or "restarted" (what was
             there belonged to another conversion).
         kept: how many tensors were in their place already.
@@ -76,6 +77,7 @@ class Conversion:
     bytes_ignored: Mapping[str, int]
     to: str = PYTORCH
     notes: tuple[str, ...] = ()
+    checkpoint: Path = Path()
     begun: str = FRESH
     kept: int = 0
     verified: bool = False
@@ -95,6 +97,7 @@ class Conversion:
             "assumed": list(self.resolved.assumed),
             "plan": [entry.to_json() for entry in self.plan.entries],
             "ignored": self.plan.ignored_counts(),
+            "checkpoint": str(self.checkpoint),
             "output": str(self.output),
             "bytes": self.nbytes,
             "bytes_read": self.bytes_read,
@@ -179,6 +182,7 @@ def convert_checkpoint(
                 for reason, names in plan.ignored.items()
             },
             notes=target.notes,
+            checkpoint=checkpoint.path,
             **facts,
         )
 

@@ -169,10 +169,9 @@ def _in_hand(group: Sequence[PlanEntry], specs: Mapping[str, TensorSpec], checkp
     """Bytes that a group needs at a time."""
     if len(group) == 1 and _as_it_lies(group[0], checkpoint):
         return 0
-    sources = {name for entry in group for name in entry.sources}
-    return sum(checkpoint.tensors[name].nbytes for name in sources) + max(
-        specs[entry.target].nbytes for entry in group
-    )
+    sources = [checkpoint.tensors[name] for name in {name for entry in group for name in entry.sources}]
+    largest = max(specs[entry.target].nbytes for entry in group)
+    return sum(source.nbytes for source in sources) + max(source.besides for source in sources) + largest
 
 
 def _as_it_lies(entry: PlanEntry, checkpoint: Checkpoint) -> bool:

@@ -1,7 +1,8 @@
 """Kills conversions, one after the other, before and after each thing that they do to the disk.
 
 Runs as a process of its own, which forks a child for every conversion: `python -m tests.convert.killing
-SOURCE FOLDER OLD`. With OLD "1" there is a model in the output directory already, which --force replaces.
+SOURCE FOLDER OLD TO STRIDE`. With OLD "1" there is a model in the output directory already, which --force
+replaces; TO is the format; of the points, every STRIDEth is tried.
 
 Prints a JSON list with a line for each point: what was done there, what was found afterwards, and what the
 next run said.
@@ -94,12 +95,13 @@ def found(output: Path) -> str:
     return f"marked {checked.others}" if unfinished.MARKER in checked.others else "new"
 
 
-def main(source: Path, folder: Path, old: bool) -> list[dict[str, Any]]:
+def main(source: Path, folder: Path, old: bool, to: str, stride: int) -> list[dict[str, Any]]:
     """Everything, for one source."""
     lines = []
-    at = 0
+    at = 1 - stride
+    options = {"to": to, "max_shard_size": "40KB"}
     while True:
-        at += 1
+        at += stride
         place, record = folder / f"at{at}", folder / f"at{at}.txt"
         output = place / "deep" / "model"
         if old:
@@ -109,7 +111,7 @@ def main(source: Path, folder: Path, old: bool) -> list[dict[str, Any]]:
 
         def convert() -> None:
             Killer(place, at, record)  # noqa: B023 - the child is this round's
-            convert_checkpoint(source, output, force=old, max_shard_size="40KB")  # noqa: B023
+            convert_checkpoint(source, output, force=old, **options)  # noqa: B023
 
         if in_child(convert):
             shutil.rmtree(place)
@@ -118,7 +120,7 @@ def main(source: Path, folder: Path, old: bool) -> list[dict[str, Any]]:
         strangers = [name for name in left if name not in ("model", "model.unfinished")]
         before = found(output)
         whole = before == "new"
-        again = convert_checkpoint(source, output, force=old or whole, max_shard_size="40KB")
+        again = convert_checkpoint(source, output, force=old or whole, **options)
         after = sorted(path.name for path in output.parent.iterdir())
         lines.append(
             {
@@ -137,4 +139,5 @@ def main(source: Path, folder: Path, old: bool) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    json.dump(main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3] == "1"), sys.stdout)
+    given = sys.argv[1:]
+    json.dump(main(Path(given[0]), Path(given[1]), given[2] == "1", given[3], int(given[4])), sys.stdout)

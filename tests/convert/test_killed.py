@@ -27,7 +27,8 @@ def test_a_kill_at_any_point_leaves_nothing_or_all_or_what_is_marked(tmp_path: P
     work = tmp_path / "work"
     work.mkdir()
     command = [sys.executable, "-m", "tests.convert.killing", str(tmp_path / "source" / "m"), str(work)]
-    done = subprocess.run([*command, str(int(old))], cwd=ROOT, capture_output=True, text=True, check=False)
+    command += [str(int(old)), "pytorch", "1"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     lines = json.loads(done.stdout)
     assert len(lines) > 100
