@@ -14,13 +14,13 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-pytest.importorskip("tensorstore")
+ts = pytest.importorskip("tensorstore")
 pytest.importorskip("msgpack")
 
-from t5x_files import random_array, same_bits, write_array, write_msgpack
+from t5x_files import random_array, same_bits, write_array, write_msgpack  # noqa: E402
 
-from porting.checkpoint import open_checkpoint
-from porting.errors import CheckpointError
+from porting.checkpoint import open_checkpoint  # noqa: E402
+from porting.errors import CheckpointError  # noqa: E402
 
 FOLDER = Path(__file__).parent / "written_by_orbax"
 # Names in msgpack: of old releases; the others by their own metadata.
@@ -98,6 +98,35 @@ def test_a_chunk_that_is_missing_is_no_zeros(tmp_path: Path, name: str, chunk: s
     tensors = open_checkpoint(model).tensors
     with pytest.raises(CheckpointError, match="no such file"):
         tensors["target/encoder/layers_0/mlp/wi/kernel"].read()
+
+
+def test_a_key_that_is_missing_from_a_database_is_no_zeros(tmp_path: Path) -> None:
+    model = unpacked("ocdbt2", tmp_path)
+    base = {"driver": "file", "path": f"{model / 'checkpoint_7'}/"}
+    store = ts.KvStore.open({"driver": "ocdbt", "base": base}).result()
+    store.write("target.zeros/0.0", None).result()
+    tensors = open_checkpoint(model).tensors
+    with pytest.raises(CheckpointError, match=r"target.zeros/0\.0, found no such key"):
+        tensors["target/zeros"].read()
+
+
+def test_a_part_of_a_shard_that_was_never_written_is_no_zeros(tmp_path: Path) -> None:
+    inner = {"chunk_shape": [2, 2], "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}]}
+    metadata = {
+        "shape": [4, 4],
+        "data_type": "float32",
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [4, 4]}},
+        "codecs": [{"name": "sharding_indexed", "configuration": inner}],
+    }
+    kvstore = {"driver": "file", "path": f"{tmp_path / 'target.x'}/"}
+    array = ts.open({"driver": "zarr3", "kvstore": kvstore, "metadata": metadata}, create=True).result()
+    values = np.arange(1, 17, dtype=np.float32).reshape(4, 4)
+    write_msgpack(tmp_path / "checkpoint", {"target": {"x": "PLACEHOLDER://target.x"}})
+    array[:2].write(values[:2]).result()
+    with pytest.raises(CheckpointError, match="missing"):
+        open_checkpoint(tmp_path).tensors["target/x"].read()
+    array.write(values).result()
+    assert same_bits(open_checkpoint(tmp_path).tensors["target/x"].read(), values)
 
 
 def test_text_is_listed_and_not_read(tmp_path: Path) -> None:

@@ -217,3 +217,23 @@ def test_what_was_not_written_to_its_end_is_refused(tmp_path: Path, name: str) -
     for source in (tmp_path, tmp_path / name):
         with pytest.raises(CheckpointError, match="written to its end"):
             open_checkpoint(source)
+
+
+@pytest.mark.parametrize("compressor", [None, {"id": "gzip", "level": 1}], ids=str)
+def test_chunks_that_lie_column_by_column(tmp_path: Path, compressor: Any) -> None:
+    array = random_array(4, 3)
+    spec = write_array(tmp_path / "x", array, compressor=compressor, order="F")
+    write_msgpack(tmp_path / "checkpoint", {"target": {"x": spec}})
+    assert_holds(tmp_path, {"target/x": array})
+
+
+@pytest.mark.parametrize("chunks", [None, (2, 3)], ids=["one chunk", "two"])
+def test_uncompressed_values_of_another_length_are_damaged(tmp_path: Path, chunks: Any) -> None:
+    array = random_array(4, 3)
+    spec = write_array(tmp_path / "x", array, compressor=None, chunks=chunks)
+    write_msgpack(tmp_path / "checkpoint", {"target": {"x": spec}})
+    whole = (tmp_path / "x" / "0.0").read_bytes()
+    for content in (whole + b"1234", whole[:-4], b""):
+        (tmp_path / "x" / "0.0").write_bytes(content)
+        with pytest.raises(CheckpointError, match=r"damaged|truncated"):
+            open_checkpoint(tmp_path).tensors["target/x"].read()

@@ -175,9 +175,7 @@ def test_a_kill_leaves_nothing_or_all_or_what_is_marked(tmp_path: Path) -> None:
     convert_checkpoint(tmp_path, tmp_path / "source")
     (tmp_path / "work").mkdir()
     command = [sys.executable, "-m", "tests.convert.killing", tmp_path / "source", tmp_path / "work"]
-    done = subprocess.run(
-        [*command, "0", "t5x", "61"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([*command, "0", "t5x", "61"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     lines = json.loads(done.stdout)
     assert len(lines) > 3

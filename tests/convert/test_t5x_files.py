@@ -113,6 +113,7 @@ def test_tensorstore_opens_what_the_index_describes(tmp_path: Path, dtype: Any) 
         # Nothing in the header but what tensorstore itself writes there.
         written = json.loads((directory / name.replace("/", ".") / ".zarray").read_text())
         assert written == opened.spec().to_json()["metadata"]
+        assert written["fill_value"] is None
     step = index["optimizer"]["state"]["step"]
     assert (step.code, msgpack.unpackb(step.data)) == (1, [[], "int32", np.int32(1234).tobytes()])
 
