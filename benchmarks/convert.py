@@ -3,6 +3,7 @@
     python -m benchmarks.convert                                # T5-base, with Adafactor's slots
     python -m benchmarks.convert --sizes base,large,3b --json build/conversion.json
     python -m benchmarks.convert --momentum                     # slots as large as the weights, too
+    python -m benchmarks.convert --format t5x                   # as T5X saves it, compressed; or t5x-scanned
     python -m benchmarks.convert --transformers ENV/bin/python  # and transformers' own loader
     python -m benchmarks.convert --show build/*.json            # print again what was measured
 
@@ -40,6 +41,7 @@ from benchmarks.conversion.machine import available_memory, machine
 from benchmarks.conversion.process import Run, run
 from benchmarks.conversion.table import CONVERT, CP, LOADER, SYNC, UNVERIFIED, disk_line, show
 
+BUNDLE, T5X, SCANNED = "bundle", "t5x", "t5x-scanned"
 SIZES = {"tiny": "t5-efficient-tiny", "base": "t5.1.0.base", "large": "t5.1.0.large", "3b": "t5.1.0.3B"}
 CONVERTER = "from porting.cli import convert_checkpoint_command as command; command()"
 # What the conversion script of transformers did; the script itself is not in the package.
@@ -96,9 +98,14 @@ def measure(size: str, options: argparse.Namespace) -> dict[str, Any]:
         source, copy, model = work / "source", work / "copy", work / "model"
         source.mkdir()
         say(f"{size}: writing the checkpoint")
-        bundle = write_bundle(SIZES[size], source, momentum=options.momentum)
+        if options.format == BUNDLE:
+            bundle = write_bundle(SIZES[size], source, momentum=options.momentum)
+        else:
+            from benchmarks.conversion.t5x import write_t5x
+
+            bundle = write_t5x(SIZES[size], source, scanned=options.format == SCANNED)
         plain = bundle.data
-        if options.momentum:
+        if options.momentum or options.format != BUNDLE:
             plain = work / "plain"
             write_random(plain, bundle.weight_bytes)
         cases: dict[str, Case] = {}
@@ -122,7 +129,7 @@ def one_round(
     def measured(name: str, command: Sequence[str], output: Path, keep: bool = False) -> Run:
         os.sync()
         if options.cold:
-            for path in (plain, bundle.data):
+            for path in (plain, *(p for p in [bundle.data, *bundle.data.rglob("*")] if p.is_file())):
                 forget(path)
         found = run(command)
         cases.setdefault(name, Case()).runs.append(found)
@@ -171,7 +178,8 @@ def require_space(sizes: Sequence[str], options: argparse.Namespace) -> None:
     for size in sizes:
         weights, everything = bundle_bytes(SIZES[size], momentum=options.momentum)
         # The checkpoint, and one copy or output at a time; for cp a file of its own where slots are large.
-        needed = max(needed, everything + (2 * weights if options.momentum else everything))
+        beside = options.momentum or options.format != BUNDLE
+        needed = max(needed, everything + (2 * weights if beside else everything))
     free = shutil.disk_usage(options.directory or tempfile.gettempdir()).free
     if free < needed * SPARE:
         raise SystemExit(
@@ -219,6 +227,7 @@ def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--sizes", default="base", help=f"some of {','.join(SIZES)}, with commas between (default: base)")
     add("--repeat", type=int, default=5, help="rounds; medians are of so many runs (default: 5)")
     add("--momentum", action="store_true", help="slots as large as the weights too (_slot_m)")
+    add("--format", choices=[BUNDLE, T5X, SCANNED], default=BUNDLE, help="of the checkpoint")
     add("--cold", action="store_true", help="nothing in the page cache before each run")
     add("--transformers", metavar="PYTHON", help="an interpreter with transformers 4.57 and TensorFlow")
     add("--directory", help="where the files go meanwhile (default: the system's for temporary files)")
@@ -229,6 +238,8 @@ def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     unknown = [size for size in options.sizes if size not in SIZES]
     if unknown or options.repeat < 1:
         parser.error(f"--sizes are some of {','.join(SIZES)}, and --repeat is 1 or more")
+    if options.format != BUNDLE and (options.transformers or options.momentum):
+        parser.error("--transformers and --momentum are for a bundle")
     return options
 
 
