@@ -28,6 +28,7 @@ Examples:
   convert-checkpoint mt5/ converted/mt5 --config mt5/operative_config.gin --dtype bfloat16
   convert-checkpoint t5-small/ converted/t5-small --format json | jq .bytes
   convert-checkpoint converted/t5-small back/t5-small --to mesh
+  convert-checkpoint t5_1_1_small/checkpoint_1000000 converted/t5x-small --config t5_1_1_small/config.gin
   convert-checkpoint --check converted/t5-small
 
 \b
@@ -39,14 +40,14 @@ not what it was.""",
 @click.option(
     "--config",
     type=click.Path(),
-    help="An operative_config.gin or a config.json.  [default: the one beside the checkpoint, else inferred]",
+    help="The original's gin file or a config.json.  [default: the one beside the checkpoint, else inferred]",
 )
 @click.option(
     "--to",
     metavar="FORMAT",
     default="pytorch",
     show_default=True,
-    help="What to write: pytorch, or the format of the original, which for T5 is called mesh.",
+    help="What to write: pytorch, or a format of the original: for T5 mesh, t5x or t5x-scanned.",
 )
 @click.option(
     "--dtype",

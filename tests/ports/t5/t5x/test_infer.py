@@ -14,6 +14,7 @@ from porting.ports.t5.config import T5Config, UMT5Config
 from porting.ports.t5.naming import infer_config, read_config
 from porting.ports.t5.port import PORT
 from porting.ports.t5.spelling import spelling
+from tests.conftest import REPOSITORY
 from tests.ports.t5.t5x.checkpoints import scalable_shapes, t5_shapes
 
 V1_1 = T5Config(
@@ -125,6 +126,42 @@ def test_scanned_variables_must_have_one_number_of_layers() -> None:
     name = "target/encoder/encoder/mlp/wo/kernel"
     with pytest.raises(ConfigError, match=r"mlp/wo/kernel.*3 layers"):
         infer_config({**scalable_shapes(scanned=True), name: (36, 4, 20)})
+
+
+def separate_embeddings() -> Shapes:
+    shapes = {name: shape for name, shape in t5_shapes().items() if "token_embedder" not in name}
+    return shapes | {f"target/{stack}/token_embedder/embedding": (64, 20) for stack in ("encoder", "decoder")}
+
+
+SIDE: Shapes = {"target/encoder/side_relpos_bias/rel_embedding": (3, 32)}
+# Rows of FAMILY.md's table "From T5X": variables, and what the answers that it names make of them.
+LISTED: dict[str, tuple[Shapes, str]] = {
+    "T5 1.0": (t5_shapes(gated=False, tied=True), "t5"),
+    "T5 1.1, mT5, ByT5, FLAN-T5": (t5_shapes(), "t5"),
+    "T5 1.1 with a tied output": (t5_shapes(tied=True), "t5"),
+    "scalable T5, umT5": (scalable_shapes(scanned=False), "umt5"),
+    "scanned": (scalable_shapes(scanned=True), "umt5"),
+    "an embedding for each stack": (separate_embeddings(), "mesh_t5"),
+    "LongT5, local": (t5_shapes(), "longt5"),
+    "LongT5, transient-global": ({**t5_shapes(), **SIDE}, "longt5"),
+}
+
+
+def test_the_documentation_lists_these_forms(tmp_path: Path) -> None:
+    text = (REPOSITORY / "porting" / "ports" / "t5" / "FAMILY.md").read_text()
+    part = text.partition("## From T5X")[2].partition("\n## ")[0]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in part.splitlines() if "|" in line][2:]
+    assert [row[0] for row in rows] == [*LISTED]
+    known = {"encoder_attention_type": "local", "local_radius": 5, "global_block_size": 4}
+    for name, _, inferred, loads in rows:
+        shapes, model_type = LISTED[name]
+        answers = {key: value for key, value in known.items() if f"`{key}`" in inferred}
+        asked = {"model_type": "umt5"} if "if asked for" in loads else {}
+        config = read_config(written(tmp_path, **answers, **asked), shapes).config
+        assert PORT.config_to_json(config)["model_type"] == model_type, name
+        assert loads.startswith("no" if model_type == "mesh_t5" else "yes")
+        assumed = " ".join(infer_config(shapes).assumed)
+        assert all(f"{key} " in assumed or f'"{key}"' in assumed for key in answers), name
 
 
 # --- a config.json ---
