@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from tests.fuzz import bundles, configs, files, manifests, t5x
+from tests.fuzz import bundles, configs, files, manifests, t5x, t5x_configs
 
-TARGETS = {
-    target.name: target for module in (bundles, configs, files, manifests, t5x) for target in module.TARGETS
-}
+_MODULES = (bundles, configs, files, manifests, t5x, t5x_configs)
+TARGETS = {target.name: target for module in _MODULES for target in module.TARGETS}

@@ -14,7 +14,7 @@ from porting.ports.t5.config import REQUIRED, Config, config_from_json
 from porting.ports.t5.from_gin import config_from_gin
 from porting.ports.t5.infer import infer_config
 from porting.ports.t5.proportion import check_proportion
-from porting.ports.t5.spelling import spelling, written_config
+from porting.ports.t5.spelling import config_to_json, spelling
 
 
 def read_config(path: Path, shapes: Mapping[str, Shape]) -> ResolvedConfig:
@@ -40,6 +40,6 @@ def _read_config(path: Path, shapes: Mapping[str, Shape]) -> ResolvedConfig:
     short = spelling(inferred.config, content.get("model_type"))
     answered: Config = config_from_json({**short.to_json(), **content})
     # The answers changed nothing more: where the layers lie stays known.
-    if answered == short and written_config(inferred.config) == written_config(answered):
+    if answered == short and config_to_json(inferred.config) == config_to_json(answered):
         answered = inferred.config
     return replace(inferred, config=answered, origin=f"{path}, the rest {inferred.origin}")

@@ -13,7 +13,7 @@ from porting.ports.t5.naming import infer_config, read_config, recognises, rules
 from porting.ports.t5.original_format import MESH
 from porting.ports.t5.parameters import parameter_shapes
 from porting.ports.t5.revealing import fit_ids, revealing_ids
-from porting.ports.t5.spelling import written_config
+from porting.ports.t5.spelling import config_to_json
 from porting.ports.t5.state_dict import state_dict_rules
 from porting.ports.t5.t5x.original_format import T5X, T5X_SCANNED
 from porting.ports.t5.t5x.recorded_taps import recorded_names
@@ -77,7 +77,7 @@ PORT = Port(
     infer_config=infer_config,
     config_files=("operative_config.gin", "config.gin", "config.json"),
     config_from_json=config_from_json,
-    config_to_json=written_config,
+    config_to_json=config_to_json,
     extra_files=extra_files,
     candidates=candidates,
     rules=rules,

@@ -45,7 +45,7 @@ def spelling(architecture: Architecture, model_type: object = None) -> Config:
     return found or architecture
 
 
-def written_config(config: Config) -> dict[str, Any]:
+def config_to_json(config: Config) -> dict[str, Any]:
     """The contents of `config.json`: in transformers' terms where it has the architecture."""
     return spelling(config.architecture, getattr(config, "model_type", None)).to_json()
 

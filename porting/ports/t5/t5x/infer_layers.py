@@ -13,6 +13,7 @@ from porting.ports.t5.layer_specs import AttentionSpec, FeedForwardSpec
 from porting.ports.t5.t5x.names import SCAN_AXIS, WEIGHTS
 
 _GATED = ("gelu", "linear")
+_MAX_DIGITS = 6
 
 
 @dataclass(frozen=True)
@@ -60,9 +61,11 @@ class StackLayers:
                     if size != first:
                         self.reading.refuse(name, f"{first} layers on axis 1, as the others", f"{size}")
                 return None
+            if not sizes:
+                self.reading.refuse(f"{prefix}...", "layers on axis 1", "none")
             return next(iter(sizes.values()), None)
         found = [re.match(rf"{WEIGHTS}/{self.stack}/layers_(\d+)/", name) for name in self.reading.shapes]
-        numbers = [int(match[1]) for match in found if match and len(match[1]) < 6]
+        numbers = [int(match[1]) for match in found if match and len(match[1]) < _MAX_DIGITS]
         if not numbers:
             self.reading.refuse(f"{WEIGHTS}/{self.stack}/layers_0/...", "layers of a Transformer", "none")
             return None
@@ -70,8 +73,9 @@ class StackLayers:
 
 
 def _number(item: tuple[str, Shape]) -> int:
-    found = re.search(r"layers_(\d+)", item[0])
-    return int(found[1]) if found else 0
+    found = re.search(r"layers_(\d+)/", item[0])
+    # More digits than any count of layers has are a name like others.
+    return int(found[1]) if found and len(found[1]) < _MAX_DIGITS else 10**_MAX_DIGITS
 
 
 def attention(layers: StackLayers, module: str, kind: str, heads: int | None) -> AttentionSpec | None:
@@ -93,6 +97,8 @@ def attention(layers: StackLayers, module: str, kind: str, heads: int | None) ->
         if table is None:
             return None
         heads = table[0]
+        if not heads:
+            reading.refuse(f"{WEIGHTS}/{layers.stack}/.../rel_embedding", "[heads, buckets]", f"{table}")
         relative = {
             "relative_attention_type": where,
             "relative_attention_num_buckets": table[1],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -162,6 +163,23 @@ def test_the_documentation_lists_these_forms(tmp_path: Path) -> None:
         assert loads.startswith("no" if model_type == "mesh_t5" else "yes")
         assumed = " ".join(infer_config(shapes).assumed)
         assert all(f"{key} " in assumed or f'"{key}"' in assumed for key in answers), name
+
+
+@pytest.mark.parametrize(
+    ("form", "name", "shape"),
+    [
+        ("scanned", "target/decoder/decoder/mlp/wo/kernel", (36,)),
+        ("1.1", "target/encoder/relpos_bias/rel_embedding", (0, 32)),
+        ("1.1", f"target/encoder/layers_{'9' * 5000}/mlp/wo/kernel", (36, 20)),
+    ],
+)
+def test_found_by_the_fuzzer(form: str, name: str, shape: Shape) -> None:
+    shapes = t5_shapes() if form == "1.1" else scalable_shapes(scanned=True)
+    if form == "scanned":
+        shapes = {n: s for n, s in shapes.items() if "decoder/decoder" not in n}
+    changed = {name: shape, **shapes} if name not in shapes else {**shapes, name: shape}
+    with suppress(ConfigError):
+        infer_config(changed)
 
 
 # --- a config.json ---
