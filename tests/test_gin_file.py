@@ -151,6 +151,17 @@ def test_one_file_may_be_included_twice(tmp_path: Path) -> None:
     assert read_gin(tmp_path / "some.gin").get("", "A", "x") == 2
 
 
+def test_a_missing_include_may_be_noted_instead(tmp_path: Path) -> None:
+    (tmp_path / "a.gin").write_text("A.x = 1\ninclude 'nowhere/b.gin'\nA.y = 2\n")
+    missing: list[str] = []
+    gin = read_gin(tmp_path / "a.gin", missing)
+    assert missing == ["nowhere/b.gin"]
+    assert (gin.get("", "A", "x"), gin.get("", "A", "y")) == (1, 2)
+    (tmp_path / "a.gin").write_text("include '../b.gin'\n")
+    with pytest.raises(ConfigError, match="not followed"):
+        read_gin(tmp_path / "a.gin", missing)
+
+
 @pytest.mark.parametrize("chain", [["a"], ["a", "b"], ["a", "b", "c"]])
 def test_files_that_include_each_other_are_refused(tmp_path: Path, chain: list[str]) -> None:
     for name, following in zip(chain, [*chain[1:], chain[0]], strict=True):

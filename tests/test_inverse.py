@@ -215,3 +215,13 @@ def test_all_that_cannot_be_had_back_is_listed_together() -> None:
     with pytest.raises(MappingError) as caught:
         invert_plan(plan)
     assert [problem.key for problem in caught.value.problems] == ["a", "b", "c"]
+
+
+def test_parts_of_another_axis_are_joined_along_it() -> None:
+    rule = Rule("all", "layer.{part}", (Transpose(),), parts=3, axis=1)
+    plan = make_plan([rule], {"all": (2, 3, 5)}, {f"layer.{i}": (5, 2) for i in range(3)})
+    (entry,) = invert_plan(plan).entries
+    assert (entry.join_axis, entry.made_shape()) == (1, (2, 3, 5))
+    array = np.arange(30).reshape(2, 3, 5)
+    state = {made.target: made.make(lambda _: array) for made in plan.entries}
+    np.testing.assert_array_equal(entry.make(state.__getitem__), array)

@@ -9,6 +9,17 @@ from hypothesis.extra import numpy as hnp
 from porting.ops import Part, Reshape, Split, Transpose
 
 
+def test_a_part_may_lie_on_another_axis() -> None:
+    array = np.arange(30).reshape(2, 3, 5)
+    for number in range(3):
+        part = Part(number, 3, axis=1)
+        assert part.output_shape(array.shape) == part.apply(array).shape == (2, 5)
+        np.testing.assert_array_equal(part.apply(array), array[:, number])
+    assert str(Part(2, 3, axis=1)) == "part 2 of 3 on axis 1"
+    with pytest.raises(ValueError, match="3 parts on axis 1, not shape"):
+        Part(0, 3, axis=1).output_shape((3, 2))
+
+
 def test_transpose_exchanges_the_axes_and_the_elements() -> None:
     array = np.arange(6).reshape(2, 3)
     moved = Transpose().apply(array)

@@ -16,7 +16,7 @@ from porting.ports.t5.config import SwitchConfig, T5Config
 from porting.ports.t5.layer_specs import AttentionSpec
 from porting.ports.t5.naming import read_config
 from porting.ports.t5.port import PORT
-from porting.ports.t5.spelling import spelling
+from porting.ports.t5.spelling import join, spelling
 from porting.ports.t5.variables import variables as mesh_variables
 from porting.source import plan_original
 from tests.ports.t5.family import FAMILY
@@ -150,10 +150,23 @@ def test_a_longt5_goes_to_t5x_and_back_with_a_gin_that_says_it(kind: str, tmp_pa
     assert len(caught.value.problems) == 1
 
 
+@pytest.mark.parametrize("proj", ["relu", "gated-gelu", "gated-silu", "gated-relu"])
+def test_activations_are_called_as_flax_calls_them(proj: str, tmp_path: Path) -> None:
+    config = replace(V1_1, feed_forward_proj=proj)
+    shapes = PORT.originals["t5x"].variables(config)
+    text = PORT.originals["t5x"].files(config, [*shapes])["config.gin"]
+    (tmp_path / "config.gin").write_text(text)
+    assert spelling(read_config(tmp_path / "config.gin", shapes).config) == config
+    assert ("silu" in text) == ("silu" in proj)
+    assert "swish" not in text
+
+
 REFUSED: dict[str, tuple[object, str]] = {
     "epsilon": (replace(V1_1, layer_norm_epsilon=1e-5), "layer_norm_epsilon"),
     "buckets": (replace(V1_1, relative_attention_num_buckets=16), "relative_attention_num_buckets"),
     "distance": (replace(V1_1, relative_attention_max_distance=64), "relative_attention_max_distance"),
+    "another width in the decoder": (join(V1_1, replace(V1_1, d_ff=12), shared_embedding=True), "d_ff"),
+    "two embeddings": (join(V1_1, V1_1), "shared_embedding"),
     "experts": (
         SwitchConfig(
             64, 20, 8, 36, 2, 2, 3, num_experts=2, num_sparse_encoder_layers=1, num_sparse_decoder_layers=1
