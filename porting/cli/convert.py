@@ -119,7 +119,7 @@ def convert_checkpoint_command(
                 on_start=lambda nbytes: progress.stage("converting", nbytes),
                 on_tensor=lambda _name, nbytes: progress.advance(nbytes),
             )
-        output.result(conversion.to_json(), _conversion_lines(conversion, source))
+        output.result(conversion.to_json(), _conversion_lines(conversion, source, options.get("config")))
 
 
 def _check(directory: str, output: Output, *, debug: bool) -> None:
@@ -146,7 +146,7 @@ def _checked_lines(checked: Checked) -> Iterator[str]:
         yield f"Not in its manifest: {', '.join(checked.others)}"
 
 
-def _conversion_lines(conversion: Conversion, source: str) -> Iterator[str]:
+def _conversion_lines(conversion: Conversion, source: str, config: str | None) -> Iterator[str]:
     resolved, plan = conversion.resolved, conversion.plan
     if conversion.status == "planned":
         from porting.plan_table import plan_lines
@@ -181,7 +181,9 @@ def _conversion_lines(conversion: Conversion, source: str) -> Iterator[str]:
         yield from _tokenizer_lines(conversion.tokenizer)
         pair = (source, str(conversion.output))
         back = conversion.to != "pytorch"
-        yield f"Prove it: {shlex.join(['compare-outputs', *(reversed(pair) if back else pair)])}"
+        # What was answered once is not in the checkpoint: the original has to be told again.
+        told = () if config is None or back else ("--config", config)
+        yield f"Prove it: {shlex.join(['compare-outputs', *(reversed(pair) if back else pair), *told])}"
 
 
 def _tokenizer_lines(tokenizer: TokenizerFiles | None) -> Iterator[str]:

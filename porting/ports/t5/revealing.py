@@ -9,7 +9,11 @@ import numpy as np
 
 from porting.inputs import Inputs
 from porting.ports.t5.config import Config
-from porting.ports.t5.layer_specs import RelativePositions
+from porting.ports.t5.layer_specs import (
+    LocalAttentionSpec,
+    RelativePositions,
+    TransientGlobalAttentionSpec,
+)
 from porting.search.revealing import LENGTHS, Labelled, revealing_inputs
 
 _EOS_ID = 1
@@ -32,7 +36,8 @@ def lengths(config: Config) -> list[int]:
     """Lengths at the model's edges, in order.
 
     A sequence of length n has distances up to n - 1: for the first and the last edge of the buckets, the
-    lengths just below and just above. Also 128, the largest distance of the published models.
+    lengths just below and just above. Also 128, the largest distance of the published models. For LongT5's
+    attention: below and above a block, and more than the three that a query meets; for summaries the same.
     """
     stacks = config.architecture.stacks.values()
     found = {1, 2, 128, 129}
@@ -43,6 +48,10 @@ def lengths(config: Config) -> list[int]:
                 distance = spec.relative_attention_max_distance
                 around = (edges[0], edges[-1], distance)
                 found |= {n + more for n in around for more in (0, 1)} | {distance + distance // 4}
+            if isinstance(spec, LocalAttentionSpec):
+                found |= {spec.block_length + more for more in (0, 1)} | {3 * spec.block_length + 1}
+            if isinstance(spec, TransientGlobalAttentionSpec):
+                found |= {spec.global_block_size + more for more in (-1, 0, 1)}
     if len(found) == 4:  # no relative positions anywhere
         found |= set(LENGTHS)
     limit = min([_FAR, *(stack.max_length for stack in stacks if stack.positions)])

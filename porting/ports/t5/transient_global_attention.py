@@ -19,7 +19,8 @@ Which tokens a summary holds is the original's decision (`make_etc_fixed_block_i
   stands, for relative positions, before the first summary.
 
 Summaries that no block filled are seen by nobody; the original lets padding see them. Numbers of blocks run
-through a whole row: in packed examples the first summary of the second example follows the last of the first.
+through a whole row: in packed examples the first summary of the second example follows the last of the first,
+so that distances within an example are those that it has alone.
 
 Shapes: b batch, l length, q block_length, n blocks and w window_length as in local_attention.py,
 g global_length (l / global_block_size, rounded down), h heads, k d_kv, d d_model.

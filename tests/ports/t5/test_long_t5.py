@@ -271,13 +271,13 @@ def test_rows_of_padding_disturb_no_other(kind: str, make_model: MakeModel) -> N
 
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_packed_examples_are_what_they_are_alone(kind: str, make_model: MakeModel) -> None:
-    """Where examples are whole blocks: see transient_global_attention.py for the others' summaries."""
+    """Of any length: of what is left over at the end of an example its last summary is made."""
     model = make_model(CONFIGS[kind])
     ids, labels = (x[:1] for x in batch(20))
-    sequence_ids = torch.tensor([[1] * 8 + [2] * 12])
+    sequence_ids = torch.tensor([[1] * 9 + [2] * 11])
     decoder_ids = torch.tensor([[1] * 3 + [2] * 4])
     packed = our_logits(model, ids, labels, sequence_ids=sequence_ids, decoder_sequence_ids=decoder_ids)
-    apart = [our_logits(model, ids[:, :8], labels[:, :3]), our_logits(model, ids[:, 8:], labels[:, 3:])]
+    apart = [our_logits(model, ids[:, :9], labels[:, :3]), our_logits(model, ids[:, 9:], labels[:, 3:])]
     assert torch.allclose(packed, torch.cat(apart, dim=1), atol=1e-4 * float(packed.abs().max()))
 
 

@@ -10,6 +10,7 @@ import pytest
 from porting import Inputs
 from porting.ports.t5.architecture import Architecture, StackSpec
 from porting.ports.t5.layer_specs import AttentionSpec, FeedForwardSpec
+from porting.ports.t5.presets import preset
 from porting.ports.t5.revealing import bucket_edges, fit_ids, lengths, revealing_ids
 from porting.ports.t5.token_ids import check_ids
 
@@ -90,6 +91,11 @@ def test_lengths_reach_the_edges_of_the_buckets() -> None:
     # 32 buckets up to 128: of the decoder 16 exact ones, the first wide one begins at 16, the last at 113.
     assert bucket_edges(self_attention(), bidirectional=False)[::15] == [16, 113]
     assert {1, 16, 17, 113, 114, 128, 129, 160} <= set(lengths(MODELS["encoder-decoder"]))
+
+
+def test_lengths_reach_the_edges_of_long_t5s_blocks() -> None:
+    found = set(lengths(preset("long-t5-tglobal-base")))
+    assert {15, 16, 17, 128, 129, 385} <= found
 
 
 def test_lengths_follow_the_config() -> None:
