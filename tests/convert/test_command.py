@@ -27,6 +27,13 @@ def convert(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Convert:
     return lambda *arguments: CliRunner().invoke(convert_checkpoint_command, [str(a) for a in arguments])
 
 
+def test_a_config_that_was_given_is_given_to_the_comparison(convert: Convert, tmp_path: Path) -> None:
+    shutil.copytree(DEMO, tmp_path / "source", ignore=shutil.ignore_patterns("*.gin"))
+    shutil.copy(DEMO / "operative_config.gin", tmp_path / "mine.gin")
+    done = convert("source", "model", "--config", "mine.gin")
+    assert done.stdout.splitlines()[-1] == "Prove it: compare-outputs source model --config mine.gin"
+
+
 def test_there_and_back_and_there_again(convert: Convert, tmp_path: Path) -> None:
     there = convert(DEMO, "model")
     assert there.exit_code == 0, there.stderr

@@ -72,7 +72,7 @@ def summary_blocks(ids: Tensor, block_size: int) -> tuple[Tensor, Tensor]:
     # A stretch is what may become a block: it begins at a multiple of the block's size, and at padding.
     begins = position % block_size == 0
     stretch = begins.cumsum(1) - 1
-    ends = real & (position % block_size == block_size - 1)
+    ends = position % block_size == block_size - 1  # never padding, whose position is 0
 
     def holds(of_token: Tensor) -> Tensor:
         """Whether a stretch holds such a token, for each of its tokens."""
