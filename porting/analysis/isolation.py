@@ -28,6 +28,8 @@ class Originals:
     def __init__(self, reference: Trace) -> None:
         self._reference = reference
         self._entries = {tensor.name: tensor for tensor in reference.tensors}
+        # Layers share their masks.
+        self._meaningful: dict[object, np.ndarray | None] = {}
 
     def __contains__(self, name: str) -> bool:
         return name in self._entries
@@ -54,13 +56,17 @@ class Originals:
         None: everywhere, or there is no such tensor.
         """
         entry = self._entries.get(tap.name)
-        found = None if entry is None else self._reference.meaningful(entry)
-        if found is None or entry is None:
+        if entry is None or not entry.where:
             return None
         names = tap.dimension_names
-        sizes = dict(zip(entry.dims, found.shape, strict=True))
-        aligned, _ = align(names, tuple(sizes.get(name, 1) for name in names), entry.dims, found)
-        return aligned
+        key = (entry.where, entry.dims, names)
+        if key not in self._meaningful:
+            found = self._reference.meaningful(entry)
+            assert found is not None
+            sizes = dict(zip(entry.dims, found.shape, strict=True))
+            shape = tuple(sizes.get(name, 1) for name in names)
+            self._meaningful[key] = align(names, shape, entry.dims, found)[0]
+        return self._meaningful[key]
 
     def in_dims_of(self, tap: Tap) -> np.ndarray | None:
         """The original's values in the tap's dims; None where there are none, or they have others."""
