@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from porting.analysis.isolation import Originals, run_isolated
+from porting.analysis.noise import floor_of
 from porting.capture import capture
 from porting.compare import Comparison, compare_traces
 from porting.difference import difference_of, distance
@@ -300,3 +301,27 @@ def test_masks_of_a_trace_written_before_do_not_stay(bench: Bench, tmp_path: Pat
     TraceWriter(tmp_path, INPUTS).close({})
     assert not list((tmp_path / "masks").iterdir())
     assert TracedTensor("a", "a", (), "f").where == ()
+
+
+def test_the_place_of_the_largest_difference_is_that_in_the_whole_tensor() -> None:
+    expected = np.zeros((2, 3, 4), np.float32)
+    value = expected.copy()
+    value[0, 0] = 9.0  # means nothing
+    value[1, 2, 1] = 0.5
+    meaningful = np.array([[False, True, True], [True, False, True]])[..., None]
+    found = difference_of(expected, value, None, meaningful)
+    assert (found.index, found.largest, found.port) == ((1, 2, 1), 0.5, 0.5)
+    assert found.mean == pytest.approx(0.5 / 16)
+    nothing = difference_of(expected, value, None, np.zeros((1, 1, 1), bool))
+    assert (nothing.largest, nothing.index) == (0.0, ())
+
+
+def test_garbage_along_the_last_axis_raises_no_floor() -> None:
+    """An attention's row has padded positions beside real ones: its floor is that of the real ones."""
+    value = np.full((2, 6), 1.0, np.float32)
+    meaningful = np.array([[True, True, True, True, False, False]])
+    garbage = np.where(meaningful, value, 1e6).astype(np.float32)
+    change = np.where(meaningful, 1e-6, 1e3).astype(np.float32)
+    floor = floor_of([change], garbage, 2.0**-23, None, meaningful)
+    np.testing.assert_allclose(floor[:, :4], 1e-6, rtol=1e-3)
+    assert not floor[:, 4:].any()
