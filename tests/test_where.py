@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,10 +19,13 @@ from porting.compare import Comparison, compare_traces
 from porting.difference import difference_of, distance
 from porting.errors import InputError
 from porting.gradients.comparison import compare_gradients
+from porting.inputs import Inputs
 from porting.pictures import pictures_of
 from porting.report.html import render_page
 from porting.report.markdown import render_markdown
 from porting.report.terminal import summary_lines
+from porting.search.revealing import revealing_inputs
+from porting.search.search import search
 from porting.tap import Tap
 from porting.trace import Trace, TracedTensor, TraceWriter, Where, read_trace
 from tests.faulty import INPUTS, TAPS, Bench, Toy, run
@@ -32,12 +36,12 @@ HERE = (("inputs", "batch length"),)
 
 def masked(trace: Trace, garbage: float = 7.0, path: Path | None = None, **metadata: object) -> Trace:
     """The same, meaningful at real positions only, and something else at the others."""
-    writer = TraceWriter(path, trace.inputs)
-    file = writer.mask("inputs", REAL)
+    writer, real = TraceWriter(path, trace.inputs), trace.inputs["inputs"] != 0
+    file = writer.mask("inputs", real)
     for tensor, array in trace.items():
         values, where = np.array(array), ()
         if "length" in tensor.dims:
-            values[~REAL] = garbage
+            values[~real] = garbage
             where = (Where(file, ("batch", "length")),)
         writer.add(tensor.name, values, tensor.dims, hidden_below=tensor.hidden_below, where=where)
     return writer.close({**trace.metadata, **metadata})
@@ -325,3 +329,31 @@ def test_garbage_along_the_last_axis_raises_no_floor() -> None:
     floor = floor_of([change], garbage, 2.0**-23, None, meaningful)
     np.testing.assert_allclose(floor[:, :4], 1e-6, rtol=1e-3)
     assert floor.max() < 2e-6
+
+
+@pytest.mark.parametrize("real", [True, False])
+def test_a_search_shrinks_what_fails_at_real_positions_and_finds_nothing_at_others(
+    bench: Bench, real: bool
+) -> None:
+    def compare(ids: Inputs) -> Comparison:
+        """The port's norm is off where this case says so."""
+        at = (ids["inputs"] != 0) == real
+        mask, inner = torch.from_numpy(at)[..., None], bench.right.norm
+
+        class Off(nn.Module):
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                return inner(x) + 1.0 * mask
+
+        faulty = copy.copy(bench.right)
+        faulty._modules = {**bench.right._modules, "norm": Off()}
+        reference = masked(capture(bench.right, ids, bench.taps, run))
+        return compare_traces(reference, capture(faulty, ids, bench.taps, run))
+
+    found = search(compare, revealing_inputs(11, lengths=(1, 2, 6)), 4)
+    if not real:
+        assert (found.status, found.shrunk) == ("match", None)
+        return
+    assert found.status == "diverged"
+    assert found.shrunk is not None
+    smallest = found.shrunk.failure.inputs["inputs"]
+    assert (smallest.shape, smallest.tolist()) == ((1, 1), [[1]])  # one real position
