@@ -160,7 +160,7 @@ def compare_outputs_command(
                 on_tensor=progress.tensor,
                 **options,
             )
-        recorded = comparison.provenance["reference"].get("recorded")
+        recorded = comparison.provenance.get("reference", {}).get("recorded")
         if recorded and not reference_trace:
             said = f"its recorded run beside the checkpoint ({recorded['file']}) stands for it"
             output.hint(f"The original did not run: {said}.")
