@@ -42,7 +42,7 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name, parameter in t5.build(SMALL).named_parameters()
     }
     save_file(state, folder / "model.safetensors", {"format": "pt"})
-    (folder / "config.json").write_bytes(json_bytes(t5.config_to_json(SMALL)))
+    (folder / "config.json").write_bytes(json_bytes(t5.PORT.config_to_json(SMALL)))
     return folder
 
 

@@ -261,6 +261,22 @@ def test_the_original_runs_where_more_is_asked_for_than_was_recorded(source: Pat
     assert comparison.provenance["inputs"]["shapes"]["inputs"] != [3, 4]
 
 
+def test_a_search_runs_the_original_from_the_beginning(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    convert_checkpoint(source, tmp_path / "model")
+    asked: dict[str, object] = {}
+
+    def run(*_: object, **options: object) -> None:
+        asked.update(options)
+        raise InputError("asked")
+
+    monkeypatch.setattr("porting.workbench.run_reference", run)
+    with pytest.raises(InputError, match="asked"):
+        compare_outputs(source, tmp_path / "model", search=1)
+    assert asked["live"] is True
+
+
 def invoke(*arguments: str) -> Result:
     return CliRunner().invoke(compare_outputs_command, list(arguments))
 
