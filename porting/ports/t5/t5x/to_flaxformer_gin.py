@@ -67,16 +67,19 @@ def _bindings(architecture: Architecture) -> Iterator[tuple[str, Mapping[str, An
     norm = {"layer_norm_factory": _Code("@layer_norm.T5LayerNorm")}
     dropout = _Code("@linen.Dropout")
     rate = {"dropout_rate": architecture.dropout_rate, "broadcast_dropout": True}
-    sizes = {"num_heads": local.num_heads, "head_dim": local.d_kv, "use_bias": False, **rate}
+    # What tables, embedding and stacks have no default for, or bfloat16.
+    dtype = {"dtype": "float32"}
+    sizes = {"num_heads": local.num_heads, "head_dim": local.d_kv, "use_bias": False, **rate, **dtype}
 
     yield "linen.Dropout", {"rate": architecture.dropout_rate, "broadcast_dims": (-2,)}
-    yield "layer_norm.T5LayerNorm", {"epsilon": architecture.layer_norm_epsilon}
+    yield "layer_norm.T5LayerNorm", {"epsilon": architecture.layer_norm_epsilon, **dtype}
     yield (
         "longt5_architecture.LongEncoderDecoder",
         {
             "encoder_factory": _Code("@longt5_architecture.LongEncoder"),
             "decoder_factory": _Code("@t5_architecture.Decoder"),
             "shared_token_embedder_factory": _Code("@embedding.Embed"),
+            **dtype,
         },
     )
     side = {"shared_side_relpos_bias_factory": _Code(f"@{_GENERAL}")} if _is_global(local) else {}
@@ -91,6 +94,7 @@ def _bindings(architecture: Architecture) -> Iterator[tuple[str, Mapping[str, An
             "position_embedder_factory": None,
             "shared_relpos_bias_factory": _Code(f"@{_GENERAL}"),
             **side,
+            **dtype,
         },
     )
     yield (
@@ -113,11 +117,13 @@ def _bindings(architecture: Architecture) -> Iterator[tuple[str, Mapping[str, An
             "position_embedder_factory": None,
             "shared_relative_position_bias_factory": _Code(f"@{_BIASES}"),
             "output_logits_factory": None if tied else _Code("@output_logits/dense.DenseGeneral"),
+            **dtype,
         },
     )
     if not tied:
-        output = {"features": architecture.vocab_size, "use_bias": False, "dtype": "float32"}
-        yield "output_logits/dense.DenseGeneral", output
+        # T5X's partitioner asks how the axes are called.
+        output = {"features": architecture.vocab_size, "kernel_axis_names": ["embed", "vocab"]}
+        yield "output_logits/dense.DenseGeneral", {**output, "use_bias": False, **dtype}
     dense_attention = _Code("@dense_attention.MultiHeadDotProductAttention()")
     yield (
         "t5_architecture.DecoderLayer",
@@ -136,6 +142,7 @@ def _bindings(architecture: Architecture) -> Iterator[tuple[str, Mapping[str, An
             "features": architecture.d_model,
             "cast_input_dtype": "int32",
             "attend_dtype": "float32",
+            **dtype,
             "one_hot": True,
             "name": "token_embedder",
         },
@@ -150,6 +157,7 @@ def _bindings(architecture: Architecture) -> Iterator[tuple[str, Mapping[str, An
                 "num_heads": spec.num_heads,
                 "num_buckets": spec.relative_attention_num_buckets,
                 "max_distance": spec.relative_attention_max_distance,
+                **dtype,
             },
         )
     yield (
@@ -159,6 +167,7 @@ def _bindings(architecture: Architecture) -> Iterator[tuple[str, Mapping[str, An
             "intermediate_dim": mlp.d_ff,
             "activations": tuple(FLAX_ACTIVATIONS[name] for name in mlp.activations),
             "intermediate_dropout_rate": architecture.dropout_rate,
+            **dtype,
         },
     )
 

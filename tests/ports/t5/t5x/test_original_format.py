@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from porting.errors import ConfigError, MappingError
+from porting.gin_file import read_gin
 from porting.mapping import Shape
 from porting.ports.t5.architecture import Architecture
 from porting.ports.t5.config import SwitchConfig, T5Config
@@ -145,6 +146,11 @@ def test_a_longt5_goes_to_t5x_and_back_with_a_gin_that_says_it(kind: str, tmp_pa
     read = read_config(path, {name: array.shape for name, array in arrays.items()})
     assert read.assumed == ()
     assert spelling(read.config) == spelling(config.architecture)
+    # flaxformer and T5X's partitioner have no default for these.
+    gin = read_gin(path)
+    modules = ("RelativePositionBiases", "RelativePositionBiasesGeneral", "Embed", "LongEncoder", "Decoder")
+    assert {gin.get("", module, "dtype") for module in modules} == {"float32"}
+    assert gin.get("output_logits", "DenseGeneral", "kernel_axis_names") == ["embed", "vocab"]
     with pytest.raises(ConfigError, match="where layers are scanned") as caught:
         written_back(state, config, "t5x-scanned")
     assert len(caught.value.problems) == 1
