@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from porting.checkpoint import Checkpoint, open_checkpoint
-from porting.errors import CheckpointError, InputError
+from porting.errors import CheckpointError, InputError, PortingError
 from porting.inputs import Inputs
 from porting.original import Original
-from porting.port import Port
-from porting.references.recorded import find_recording, read_recording
+from porting.port import Port, ResolvedConfig
+from porting.references.recorded import find_recording, read_recording, recording_beside
+from porting.source import plan_original, variable_shapes
 from porting.trace import Trace, read_trace
 
 # The port of the model that is compared, and its config.
@@ -62,7 +63,7 @@ def reference_trace(
     Args:
         reference: a checkpoint, a trace or its directory, a recorded run.
         inputs: what was given to run on; None: nothing was.
-        of_model: the port and the config of the model; asked for a recorded run without a checkpoint.
+        of_model: the port and the config of the model; asked where nothing else says what was recorded.
         checkpoint: what a recorded run is of, if it is at hand.
         config: as in `run_reference`.
         save_to: where to write the trace of a recorded run.
@@ -81,12 +82,13 @@ def reference_trace(
         on_stage("reading the recorded run")
         if checkpoint is None:
             return read_recording(given, *of_model(), save_to=save_to)
-        with Original(checkpoint, config) as original:
+        with Original(checkpoint, config, otherwise=_said_by_model(checkpoint, of_model)) as original:
             return original.recorded(given, save_to)
     assert not isinstance(reference, Trace)
-    if inputs is None and not any(asked.values()):
-        with Original(reference, config) as original:
-            if (beside := original.recording()) is not None:
+    nothing_asked = inputs is None and not any(asked.values())
+    if nothing_asked and (beside := recording_beside(open_checkpoint(reference))) is not None:
+        with Original(reference, config, otherwise=_said_by_model(reference, of_model)) as original:
+            if original.how.uses_recording:
                 on_stage(f"reading the recorded run beside the checkpoint ({beside.name})")
                 return original.recorded(beside, save_to)
     on_stage("running the original")
@@ -100,6 +102,26 @@ def checkpoint_of(reference: str | Path | Trace, given: str | Path | None) -> Ch
     if isinstance(reference, Trace) or kept(reference) is not None:
         return None
     return open_checkpoint(reference)
+
+
+def _said_by_model(source: str | Path, of_model: OfModel) -> ResolvedConfig | None:
+    """The config of the model that is compared, where the variables of its original tell less than it takes.
+
+    A recorded run of a local LongT5 would be read as that of a T5, which has the same variables. Where the
+    taps are the same, what is inferred is better: a wrong number in the model's config then shows.
+    """
+    checkpoint = open_checkpoint(source)
+    try:
+        port, config = of_model()
+        plan_original(port, config, checkpoint)
+        inferred = port.infer_config(variable_shapes(checkpoint)).config
+        if [tap.name for tap in port.taps(inferred)] == [tap.name for tap in port.taps(config)]:
+            return None
+    except PortingError:
+        return None  # what does not fit is said where the checkpoint's own config is known
+    return ResolvedConfig(
+        config, origin="the model that is compared, for nothing beside the checkpoint says it"
+    )
 
 
 def _refuse(recording: Path, asked: Mapping[str, object]) -> None:

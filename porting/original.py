@@ -15,6 +15,7 @@ from porting.generation.flips import decoding_of
 from porting.gradients.traces import map_variables
 from porting.inputs import Inputs
 from porting.mapping import Plan
+from porting.port import ResolvedConfig
 from porting.references.process import ReferenceProcess
 from porting.references.recorded import read_recording, recording_beside
 from porting.source import plan_original, resolve_config
@@ -40,6 +41,7 @@ class Original:
         config: str | Path | None = None,
         process: ReferenceProcess | None = None,
         python: str | None = None,
+        otherwise: ResolvedConfig | None = None,
     ) -> None:
         """Open the checkpoint; the process starts with the first run.
 
@@ -48,13 +50,14 @@ class Original:
             process: one of the port's `reference`, for originals of several checkpoints in turn. It stays up
                 when this block ends.
             python: the interpreter that runs the original; as in `ReferenceProcess`.
+            otherwise: the config where neither is given nor lies beside the checkpoint; by default inferred.
 
         Raises:
             CheckpointError, ConfigError, MappingError: the checkpoint cannot be used; see
                 `convert_checkpoint`.
         """
         checkpoint = open_checkpoint(source)
-        self.port, resolved = resolve_config(checkpoint, config)
+        self.port, resolved = resolve_config(checkpoint, config, otherwise)
         self.config: Any = resolved.config
         # Says clearly what the original would stumble over.
         self._plan = plan_original(self.port, self.config, checkpoint)

@@ -80,13 +80,15 @@ def _state_dict(checkpoint: Checkpoint, given: str | Path | None) -> Source | No
     return Source(port, ResolvedConfig(config, origin=str(path)), rules, STATE_DICT)
 
 
-def resolve_config(checkpoint: Checkpoint, given: str | Path | None) -> tuple[Port, ResolvedConfig]:
-    """The port for a checkpoint and its configuration: given, else beside it, else inferred."""
+def resolve_config(
+    checkpoint: Checkpoint, given: str | Path | None, otherwise: ResolvedConfig | None = None
+) -> tuple[Port, ResolvedConfig]:
+    """The port for a checkpoint, and its configuration: given, beside it, `otherwise`, or inferred."""
     shapes = variable_shapes(checkpoint)
     port = port_for_variables(shapes)
     path = Path(given) if given is not None else find_config(checkpoint, port)
     if path is None:
-        return port, port.infer_config(shapes)
+        return port, otherwise or port.infer_config(shapes)
     return port, port.read_config(path, shapes)
 
 

@@ -62,7 +62,7 @@ def test_a_converted_longt5_computes_what_its_original_recorded(kind: str, tmp_p
     config = tmp_path / "config.json"
     config.write_text(json.dumps(LONG[kind]))
     convert_checkpoint(source, tmp_path / "model", config=config)
-    comparison = compare_outputs(source, tmp_path / "model", atol=ATOL, config=config)
+    comparison = compare_outputs(source, tmp_path / "model", atol=ATOL)
     assert comparison.status == "match", comparison.first_divergence
     assert not comparison.faults
 
