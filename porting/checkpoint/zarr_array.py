@@ -82,7 +82,9 @@ class ZarrArrays:
         if path is None:
             load = partial(_read, name, array, header, self._store, dtype)
             chunks = min(CHUNKS_IN_HAND, prod(header.chunk_counts)) * header.chunk_bytes
-            return LazyTensor(name, header.shape, dtype, files, load, besides=chunks)
+            # Files are read faster than they are decompressed: all of them may wait, compressed.
+            waiting = prod(header.shape) * dtype.itemsize
+            return LazyTensor(name, header.shape, dtype, files, load, besides=chunks + waiting)
         file = partial(_exactly, DataFile(path), header.chunk_bytes, name)
         stored = StoredBytes(file, 0, header.chunk_bytes, name)
         load = partial(read_stored, stored, dtype, header.shape)
