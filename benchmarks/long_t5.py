@@ -26,7 +26,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from porting.ports.t5.config import LongT5Config
+from porting.ports.t5.long_config import LongT5Config
 from porting.ports.t5.presets import preset
 
 # Contender -> how to build it, and the preset whose encoder it is.

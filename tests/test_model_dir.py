@@ -21,8 +21,9 @@ from porting.model_dir import (
     weight_files,
 )
 from porting.ports.t5.architecture import Architecture, StackSpec
+from porting.ports.t5.attention_specs import AttentionSpec
 from porting.ports.t5.config import T5Config
-from porting.ports.t5.layer_specs import AttentionSpec, FeedForwardSpec
+from porting.ports.t5.layer_specs import FeedForwardSpec
 from porting.ports.t5.model import T5Model
 
 # --- reading ---

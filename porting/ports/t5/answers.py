@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from porting.errors import Problem
-from porting.ports.t5.layer_specs import MAX_SIZE
+from porting.ports.t5.spec_problems import MAX_SIZE
 
 
 def _is_size(value: Any) -> bool:

@@ -14,21 +14,18 @@ from functools import cached_property
 from typing import Any
 
 from porting.errors import ConfigError, Problem
+from porting.ports.t5.attention_specs import LocalAttentionSpec
 from porting.ports.t5.layer_specs import (
     LONG_SPECS,
-    MAX_EXPERTS,
-    MAX_LAYERS,
     SPECS,
     FeedForwardSpec,
     LayerSpec,
-    LocalAttentionSpec,
     MixtureSpec,
     bias_group,
     is_self_attention,
-    kind_problems,
-    positive,
     reads_memory,
 )
+from porting.ports.t5.spec_problems import MAX_EXPERTS, MAX_LAYERS, kind_problems, positive
 
 MODEL_TYPE = "mesh_t5"
 POSITIONS = (None, "learned", "sinusoid")

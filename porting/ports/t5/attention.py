@@ -11,16 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from porting.ports.t5.architecture import Place
+from porting.ports.t5.attention_specs import AttentionSpec, LocalAttentionSpec, TalkingHeadsSpec
 from porting.ports.t5.context import StackContext, Visibility
-from porting.ports.t5.layer_specs import (
-    AttentionSpec,
-    LocalAttentionSpec,
-    TalkingHeadsSpec,
-    is_self_attention,
-    size,
-)
+from porting.ports.t5.layer_specs import is_self_attention
 from porting.ports.t5.layers import Tap
 from porting.ports.t5.relative_positions import ContextualAttentionBias, RelativeAttentionBias
+from porting.ports.t5.spec_problems import size
 
 
 def softmax(scores: Tensor) -> Tensor:

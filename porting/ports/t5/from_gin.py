@@ -14,8 +14,9 @@ from porting.gin_file import Reference, read_gin
 from porting.mapping import Shape
 from porting.ports.t5.architecture import UNPADDED_VOCABULARIES, Architecture, StackSpec
 from porting.ports.t5.gin_layers import GinReader, as_list, read_layer
-from porting.ports.t5.layer_specs import MAX_LAYERS, SPECS
+from porting.ports.t5.layer_specs import SPECS
 from porting.ports.t5.rules import is_weight
+from porting.ports.t5.spec_problems import MAX_LAYERS
 
 # configurable, parameter, the value that the port computes with (also Mesh's default), and why no other.
 _FIXED: tuple[tuple[str, str, Any, str], ...] = (

@@ -9,15 +9,8 @@ from typing import Any
 from porting.errors import Problem
 from porting.gin_file import GinFile, Reference
 from porting.mapping import Shape
-from porting.ports.t5.layer_specs import (
-    ACTIVATIONS,
-    SPECS,
-    AttentionSpec,
-    FeedForwardSpec,
-    LayerSpec,
-    MixtureSpec,
-    TalkingHeadsSpec,
-)
+from porting.ports.t5.attention_specs import AttentionSpec, TalkingHeadsSpec
+from porting.ports.t5.layer_specs import ACTIVATIONS, SPECS, FeedForwardSpec, LayerSpec, MixtureSpec
 
 _FIXED_IN_ATTENTION: tuple[tuple[str, Any], ...] = (
     ("attention_func", None),

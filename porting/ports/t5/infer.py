@@ -16,13 +16,9 @@ from porting.mapping import Shape
 from porting.port import ResolvedConfig
 from porting.ports.t5.answers import answer_problems
 from porting.ports.t5.architecture import UNPADDED_VOCABULARIES, Architecture, StackSpec
+from porting.ports.t5.attention_specs import AttentionSpec
 from porting.ports.t5.infer_layers import Heads, Reading, layer_spec
-from porting.ports.t5.layer_specs import (
-    AttentionSpec,
-    FeedForwardSpec,
-    MixtureSpec,
-    is_self_attention,
-)
+from porting.ports.t5.layer_specs import FeedForwardSpec, MixtureSpec, is_self_attention
 from porting.ports.t5.rules import is_weight
 from porting.ports.t5.scopes import SourceLayer, source_layers
 

@@ -13,15 +13,9 @@ from typing import Any
 
 from porting.errors import Problem
 from porting.mapping import Shape
-from porting.ports.t5.config import FEED_FORWARD_ACTIVATIONS
-from porting.ports.t5.layer_specs import (
-    GATINGS,
-    AttentionSpec,
-    FeedForwardSpec,
-    LayerSpec,
-    MixtureSpec,
-    TalkingHeadsSpec,
-)
+from porting.ports.t5.attention_specs import AttentionSpec, TalkingHeadsSpec
+from porting.ports.t5.base_config import FEED_FORWARD_ACTIVATIONS
+from porting.ports.t5.layer_specs import GATINGS, FeedForwardSpec, LayerSpec, MixtureSpec
 from porting.ports.t5.scopes import SourceLayer
 
 _USUAL_D_KV = 64

@@ -26,8 +26,8 @@ from torch.utils.checkpoint import checkpoint
 
 from porting.ports.t5.architecture import Place
 from porting.ports.t5.attention import BiasedAttention
+from porting.ports.t5.attention_specs import LocalAttentionSpec
 from porting.ports.t5.context import StackContext, visibility_bias
-from porting.ports.t5.layer_specs import LocalAttentionSpec
 from porting.ports.t5.layers import Tap
 
 # The sequence id of what is no position at all: before the first, behind the last.

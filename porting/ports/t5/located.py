@@ -12,9 +12,10 @@ from typing import Any
 
 from porting.errors import ConfigError
 from porting.mapping import Shape
+from porting.ports.t5.attention_specs import AttentionSpec
 from porting.ports.t5.config import Config
 from porting.ports.t5.infer import infer_config
-from porting.ports.t5.layer_specs import AttentionSpec, LayerSpec
+from porting.ports.t5.layer_specs import LayerSpec
 from porting.ports.t5.spelling import same_model
 
 

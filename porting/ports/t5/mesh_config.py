@@ -10,7 +10,8 @@ from porting.config_file import read_config_text, read_json_config
 from porting.mapping import Shape
 from porting.port import ResolvedConfig
 from porting.ports.t5.architecture import MODEL_TYPE
-from porting.ports.t5.config import REQUIRED, Config, config_from_json
+from porting.ports.t5.base_config import REQUIRED
+from porting.ports.t5.config import Config, config_from_json
 from porting.ports.t5.from_gin import config_from_gin
 from porting.ports.t5.infer import infer_config
 from porting.ports.t5.proportion import check_proportion

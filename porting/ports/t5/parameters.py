@@ -10,17 +10,16 @@ from collections.abc import Iterator
 
 from porting.mapping import Shape
 from porting.ports.t5.architecture import Architecture, Place, StackSpec
-from porting.ports.t5.config import Config
-from porting.ports.t5.layer_specs import (
+from porting.ports.t5.attention_specs import (
     AttentionSpec,
-    FeedForwardSpec,
     LocalAttentionSpec,
-    MixtureSpec,
     TalkingHeadsSpec,
     TransientGlobalAttentionSpec,
     kernel_dims,
-    size,
 )
+from porting.ports.t5.config import Config
+from porting.ports.t5.layer_specs import FeedForwardSpec, MixtureSpec
+from porting.ports.t5.spec_problems import size
 
 _Parameters = Iterator[tuple[str, Shape]]
 # Of what modules share: their scope in the original, the parameter's name in them, its shape.

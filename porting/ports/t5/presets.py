@@ -29,8 +29,11 @@ from typing import Any
 
 from porting.errors import ConfigError
 from porting.ports.t5.architecture import Architecture, StackSpec
-from porting.ports.t5.config import LOCAL, TRANSIENT_GLOBAL, Config, LongT5Config, SwitchConfig, T5Config
-from porting.ports.t5.layer_specs import AttentionSpec, FeedForwardSpec, LayerSpec, MixtureSpec
+from porting.ports.t5.attention_specs import AttentionSpec
+from porting.ports.t5.config import Config, T5Config
+from porting.ports.t5.layer_specs import FeedForwardSpec, LayerSpec, MixtureSpec
+from porting.ports.t5.long_config import LOCAL, TRANSIENT_GLOBAL, LongT5Config
+from porting.ports.t5.switch_config import SwitchConfig
 
 _SENTENCEPIECE_32K = 32128
 _MULTILINGUAL = 250112

@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from porting.ports.t5.layer_specs import RelativePositions
+from porting.ports.t5.attention_specs import RelativePositions
 
 
 def relative_position_bucket(

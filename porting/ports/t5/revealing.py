@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from porting.inputs import Inputs
-from porting.ports.t5.config import Config
-from porting.ports.t5.layer_specs import (
+from porting.ports.t5.attention_specs import (
     LocalAttentionSpec,
     RelativePositions,
     TransientGlobalAttentionSpec,
 )
+from porting.ports.t5.config import Config
 from porting.search.revealing import LENGTHS, Labelled, revealing_inputs
 
 _EOS_ID = 1

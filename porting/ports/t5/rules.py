@@ -20,20 +20,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from porting.mapping import Drop, Rule, Shape
 from porting.ops import Op, Reshape, Transpose
 from porting.ports.t5.architecture import Architecture, StackSpec
+from porting.ports.t5.attention_specs import AttentionSpec, TalkingHeadsSpec, kernel_dims
 from porting.ports.t5.config import Config
-from porting.ports.t5.layer_specs import (
-    AttentionSpec,
-    Dims,
-    FeedForwardSpec,
-    LayerSpec,
-    MixtureSpec,
-    TalkingHeadsSpec,
-    is_self_attention,
-    kernel_dims,
-    size,
-)
+from porting.ports.t5.layer_specs import FeedForwardSpec, LayerSpec, MixtureSpec, is_self_attention
 from porting.ports.t5.mesh_layers import check_mesh_has
 from porting.ports.t5.scopes import layer_patterns
+from porting.ports.t5.spec_problems import Dims, size
 
 # Old checkpoints (LayerStack.dropout_rate and norm_epsilon set) and newer ones.
 LAYER_NORM = r"(?:layer_norm|rms_norm)"

@@ -7,27 +7,17 @@ from typing import Any
 
 from porting.errors import ConfigError, Problem
 from porting.ports.t5.architecture import Architecture, StackSpec
-from porting.ports.t5.config import (
-    DENSE_ACTIVATIONS,
-    FEED_FORWARD_ACTIVATIONS,
-    LOCAL,
-    TRANSIENT_GLOBAL,
-    Config,
-    LongT5Config,
-    SwitchConfig,
-    T5Config,
-    UMT5Config,
-    sparse_pattern,
-)
-from porting.ports.t5.layer_specs import (
+from porting.ports.t5.attention_specs import (
     AttentionSpec,
-    FeedForwardSpec,
-    LayerSpec,
     LocalAttentionSpec,
-    MixtureSpec,
     RelativePositions,
     TransientGlobalAttentionSpec,
 )
+from porting.ports.t5.base_config import FEED_FORWARD_ACTIVATIONS
+from porting.ports.t5.config import Config, T5Config, UMT5Config
+from porting.ports.t5.layer_specs import FeedForwardSpec, LayerSpec, MixtureSpec
+from porting.ports.t5.long_config import LOCAL, TRANSIENT_GLOBAL, LongT5Config
+from porting.ports.t5.switch_config import DENSE_ACTIVATIONS, SwitchConfig, sparse_pattern
 
 
 def spelling(architecture: Architecture, model_type: object = None) -> Config:

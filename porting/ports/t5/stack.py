@@ -14,17 +14,15 @@ from torch import Tensor, nn
 
 from porting.ports.t5.architecture import Architecture, Place, StackSpec
 from porting.ports.t5.attention import T5Attention
-from porting.ports.t5.cache import DecoderCache
-from porting.ports.t5.context import StackContext, Visibility, same_sequence, visibility_bias
-from porting.ports.t5.layer_specs import (
+from porting.ports.t5.attention_specs import (
     AttentionSpec,
-    FeedForwardSpec,
     LocalAttentionSpec,
-    MixtureSpec,
     TalkingHeadsSpec,
     TransientGlobalAttentionSpec,
-    is_self_attention,
 )
+from porting.ports.t5.cache import DecoderCache
+from porting.ports.t5.context import StackContext, Visibility, same_sequence, visibility_bias
+from porting.ports.t5.layer_specs import FeedForwardSpec, MixtureSpec, is_self_attention
 from porting.ports.t5.layers import MaskPadding, RMSNorm, T5FeedForward
 from porting.ports.t5.local_attention import LocalAttention
 from porting.ports.t5.mixture import MixtureOfExperts

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from porting.ports.t5.architecture import Place
 from porting.ports.t5.attention import BiasedAttention, softmax
+from porting.ports.t5.attention_specs import TalkingHeadsSpec, kernel_dims
 from porting.ports.t5.context import StackContext
-from porting.ports.t5.layer_specs import Dims, TalkingHeadsSpec, kernel_dims, size
 from porting.ports.t5.layers import Tap
+from porting.ports.t5.spec_problems import Dims, size
 
 
 class HeadsProjection(nn.Module):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from porting.ports.t5.attention_specs import LocalAttentionSpec, RelativePositions
 from porting.ports.t5.config import Config
-from porting.ports.t5.layer_specs import LocalAttentionSpec, RelativePositions, is_self_attention
+from porting.ports.t5.layer_specs import is_self_attention
 
 _PAIRWISE = ("position_bias", "logits", "scores", "softmax", "weights")
 

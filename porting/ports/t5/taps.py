@@ -8,18 +8,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from porting.ports.t5.architecture import Architecture, StackSpec
-from porting.ports.t5.config import Config
-from porting.ports.t5.layer_specs import (
+from porting.ports.t5.attention_specs import (
     AttentionSpec,
-    Dims,
-    FeedForwardSpec,
     LocalAttentionSpec,
     TalkingHeadsSpec,
     TransientGlobalAttentionSpec,
-    activation_modules,
-    is_self_attention,
     kernel_dims,
 )
+from porting.ports.t5.config import Config
+from porting.ports.t5.layer_specs import FeedForwardSpec, activation_modules, is_self_attention
+from porting.ports.t5.spec_problems import Dims
 from porting.tap import Tap
 
 HIDDEN = "batch length d_model"

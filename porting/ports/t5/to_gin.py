@@ -7,14 +7,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from porting.ports.t5.architecture import UNPADDED_VOCABULARIES, Architecture, StackSpec
+from porting.ports.t5.attention_specs import AttentionSpec, TalkingHeadsSpec
 from porting.ports.t5.config import Config
-from porting.ports.t5.layer_specs import (
-    AttentionSpec,
-    FeedForwardSpec,
-    LayerSpec,
-    MixtureSpec,
-    TalkingHeadsSpec,
-)
+from porting.ports.t5.layer_specs import FeedForwardSpec, LayerSpec, MixtureSpec
 from porting.ports.t5.mesh_layers import check_mesh_has
 from porting.ports.t5.rules import is_weight
 from porting.ports.t5.scopes import source_layers

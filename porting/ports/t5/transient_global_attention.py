@@ -36,8 +36,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from porting.ports.t5.architecture import Place
+from porting.ports.t5.attention_specs import TransientGlobalAttentionSpec
 from porting.ports.t5.context import StackContext, visibility_bias
-from porting.ports.t5.layer_specs import TransientGlobalAttentionSpec
 from porting.ports.t5.layers import RMSNorm, Tap
 from porting.ports.t5.local_attention import NOWHERE, LocalAttention, Windows, three_blocks
 from porting.ports.t5.relative_positions import RelativeAttentionBias

@@ -14,18 +14,11 @@ from collections.abc import Iterator
 
 from porting.mapping import Shape
 from porting.ports.t5.architecture import Architecture, Place, StackSpec
+from porting.ports.t5.attention_specs import AttentionSpec, LocalAttentionSpec, TalkingHeadsSpec, kernel_dims
 from porting.ports.t5.config import Config
-from porting.ports.t5.layer_specs import (
-    AttentionSpec,
-    Dims,
-    FeedForwardSpec,
-    LocalAttentionSpec,
-    MixtureSpec,
-    TalkingHeadsSpec,
-    is_self_attention,
-    kernel_dims,
-)
+from porting.ports.t5.layer_specs import FeedForwardSpec, MixtureSpec, is_self_attention
 from porting.ports.t5.mesh_layers import check_mesh_has
+from porting.ports.t5.spec_problems import Dims
 
 _Variables = Iterator[tuple[str, Shape]]
 

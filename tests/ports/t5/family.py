@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from porting.ports.t5.architecture import Architecture, StackSpec
-from porting.ports.t5.layer_specs import AttentionSpec, FeedForwardSpec, MixtureSpec, TalkingHeadsSpec
+from porting.ports.t5.attention_specs import AttentionSpec, TalkingHeadsSpec
+from porting.ports.t5.layer_specs import FeedForwardSpec, MixtureSpec
 
 OWN = AttentionSpec(
     kind="SelfAttention",

@@ -11,13 +11,8 @@ from hypothesis import strategies as st
 
 from porting.errors import ConfigError
 from porting.ports.t5.architecture import Architecture, StackSpec
-from porting.ports.t5.layer_specs import (
-    AttentionSpec,
-    FeedForwardSpec,
-    LayerSpec,
-    MixtureSpec,
-    kernel_dims,
-)
+from porting.ports.t5.attention_specs import AttentionSpec, kernel_dims
+from porting.ports.t5.layer_specs import FeedForwardSpec, LayerSpec, MixtureSpec
 from tests.ports.t5.family import (
     DENSE,
     EXPERTS,

@@ -8,7 +8,8 @@ import pytest
 import transformers
 
 from porting.errors import ConfigError
-from porting.ports.t5.config import FEED_FORWARD_ACTIVATIONS, T5Config
+from porting.ports.t5.base_config import FEED_FORWARD_ACTIVATIONS
+from porting.ports.t5.config import T5Config
 from tests.ports.t5.mesh_variables import SMALL, V1_1
 
 OTHER = replace(

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from porting.ports.t5 import local_attention
 from porting.ports.t5.architecture import Place
+from porting.ports.t5.attention_specs import LocalAttentionSpec, TransientGlobalAttentionSpec
 from porting.ports.t5.context import StackContext, Visibility
-from porting.ports.t5.layer_specs import LocalAttentionSpec, TransientGlobalAttentionSpec
 from porting.ports.t5.local_attention import (
     LocalAttention,
     between_blocks,

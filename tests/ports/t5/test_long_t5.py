@@ -19,9 +19,10 @@ from porting.errors import ConfigError
 from porting.inputs import Inputs
 from porting.model_dir import load_model
 from porting.ports.t5.architecture import Architecture
-from porting.ports.t5.config import LongT5Config, T5Config, config_from_json
-from porting.ports.t5.layer_specs import AttentionSpec, LocalAttentionSpec
+from porting.ports.t5.attention_specs import AttentionSpec, LocalAttentionSpec
+from porting.ports.t5.config import T5Config, config_from_json
 from porting.ports.t5.layers import Tap as TapModule
+from porting.ports.t5.long_config import LongT5Config
 from porting.ports.t5.model import T5Model
 from porting.ports.t5.port import PORT, run
 from porting.ports.t5.presets import preset, with_layers

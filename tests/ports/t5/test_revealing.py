@@ -9,7 +9,8 @@ import pytest
 
 from porting import Inputs
 from porting.ports.t5.architecture import Architecture, StackSpec
-from porting.ports.t5.layer_specs import AttentionSpec, FeedForwardSpec
+from porting.ports.t5.attention_specs import AttentionSpec
+from porting.ports.t5.layer_specs import FeedForwardSpec
 from porting.ports.t5.presets import preset
 from porting.ports.t5.revealing import bucket_edges, fit_ids, lengths, revealing_ids
 from porting.ports.t5.token_ids import check_ids

@@ -17,18 +17,14 @@ from transformers.models.switch_transformers.modeling_switch_transformers import
 
 from porting.errors import ConfigError
 from porting.ports.t5.architecture import Architecture, StackSpec
-from porting.ports.t5.config import (
-    FEED_FORWARD_ACTIVATIONS,
-    Config,
-    SwitchConfig,
-    T5Config,
-    UMT5Config,
-    config_from_json,
-)
-from porting.ports.t5.layer_specs import AttentionSpec, FeedForwardSpec, LayerSpec, MixtureSpec
+from porting.ports.t5.attention_specs import AttentionSpec
+from porting.ports.t5.base_config import FEED_FORWARD_ACTIVATIONS
+from porting.ports.t5.config import Config, T5Config, UMT5Config, config_from_json
+from porting.ports.t5.layer_specs import FeedForwardSpec, LayerSpec, MixtureSpec
 from porting.ports.t5.model import T5Model
 from porting.ports.t5.port import PORT
 from porting.ports.t5.spelling import same_model, spelling
+from porting.ports.t5.switch_config import SwitchConfig
 from porting.ports.t5.variables import variables
 from tests.ports.t5.family import FAMILY
 from tests.ports.t5.mesh_variables import SMALL, V1_1

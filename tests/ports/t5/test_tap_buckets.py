@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from porting.ports.t5 import PORT
-from porting.ports.t5.layer_specs import AttentionSpec
+from porting.ports.t5.attention_specs import AttentionSpec
 from porting.ports.t5.presets import preset, with_layers
 from porting.ports.t5.tap_buckets import tap_buckets
 

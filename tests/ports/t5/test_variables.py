@@ -11,9 +11,9 @@ from porting.errors import ConfigError
 from porting.inverse import invert_plan
 from porting.mapping import make_plan
 from porting.ports.t5.architecture import Architecture
+from porting.ports.t5.attention_specs import AttentionSpec, TalkingHeadsSpec
 from porting.ports.t5.config import Config
 from porting.ports.t5.from_gin import config_from_gin
-from porting.ports.t5.layer_specs import AttentionSpec, TalkingHeadsSpec
 from porting.ports.t5.located import located
 from porting.ports.t5.original_format import MESH
 from porting.ports.t5.parameters import parameter_shapes

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from porting.ports.t5.architecture import StackSpec
+from porting.ports.t5.attention_specs import AttentionSpec
 from porting.ports.t5.config import T5Config
-from porting.ports.t5.layer_specs import AttentionSpec, FeedForwardSpec, is_self_attention
+from porting.ports.t5.layer_specs import FeedForwardSpec, is_self_attention
 from porting.ports.t5.t5x.recorded_taps import HERE, HIDDEN, MEMORY, WIDE
 from porting.references.original_tap import OriginalTap
 

@@ -14,14 +14,9 @@ from porting.mapping import Shape
 from porting.port import ResolvedConfig
 from porting.ports.t5.answers import answer_problems
 from porting.ports.t5.architecture import Architecture, StackSpec
+from porting.ports.t5.attention_specs import AttentionSpec, LocalAttentionSpec, TransientGlobalAttentionSpec
 from porting.ports.t5.infer_layers import Reading
-from porting.ports.t5.layer_specs import (
-    AttentionSpec,
-    FeedForwardSpec,
-    LayerSpec,
-    LocalAttentionSpec,
-    TransientGlobalAttentionSpec,
-)
+from porting.ports.t5.layer_specs import FeedForwardSpec, LayerSpec
 from porting.ports.t5.t5x.infer_layers import StackLayers, attention, feed_forward
 from porting.ports.t5.t5x.long_t5 import with_encoder_attention
 from porting.ports.t5.t5x.names import SUBLAYERS, WEIGHTS, is_scanned, weights

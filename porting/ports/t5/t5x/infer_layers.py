@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from porting.mapping import Shape
-from porting.ports.t5.config import FEED_FORWARD_ACTIVATIONS
+from porting.ports.t5.attention_specs import AttentionSpec
+from porting.ports.t5.base_config import FEED_FORWARD_ACTIVATIONS
 from porting.ports.t5.infer_layers import Reading
-from porting.ports.t5.layer_specs import AttentionSpec, FeedForwardSpec
+from porting.ports.t5.layer_specs import FeedForwardSpec
 from porting.ports.t5.t5x.names import SCAN_AXIS, WEIGHTS
 
 _GATED = ("gelu", "linear")

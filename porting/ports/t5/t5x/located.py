@@ -13,8 +13,8 @@ from typing import Any
 
 from porting.mapping import Shape
 from porting.ports.t5.architecture import Architecture
+from porting.ports.t5.attention_specs import AttentionSpec
 from porting.ports.t5.config import Config
-from porting.ports.t5.layer_specs import AttentionSpec
 from porting.ports.t5.t5x.names import WEIGHTS, is_scanned
 
 

@@ -16,9 +16,9 @@ from dataclasses import replace
 
 from porting.mapping import Shape
 from porting.ports.t5.architecture import StackSpec
-from porting.ports.t5.config import LOCAL, TRANSIENT_GLOBAL
+from porting.ports.t5.attention_specs import AttentionSpec, LocalAttentionSpec, TransientGlobalAttentionSpec
 from porting.ports.t5.infer_layers import Reading
-from porting.ports.t5.layer_specs import AttentionSpec, LocalAttentionSpec, TransientGlobalAttentionSpec
+from porting.ports.t5.long_config import LOCAL, TRANSIENT_GLOBAL
 from porting.ports.t5.t5x.names import WEIGHTS
 
 FULL = "full"

@@ -12,7 +12,8 @@ from porting.errors import ConfigError, Problem
 from porting.mapping import Shape
 from porting.port import ResolvedConfig
 from porting.ports.t5.architecture import MODEL_TYPE, Architecture
-from porting.ports.t5.config import REQUIRED, UMT5Config, config_from_json
+from porting.ports.t5.base_config import REQUIRED
+from porting.ports.t5.config import UMT5Config, config_from_json
 from porting.ports.t5.infer_layers import Reading
 from porting.ports.t5.spelling import spelling
 from porting.ports.t5.t5x.from_gin import config_from_gin

@@ -16,15 +16,9 @@ import numpy as np
 
 from porting.inputs import Inputs
 from porting.ports.t5.architecture import StackSpec
+from porting.ports.t5.attention_specs import AttentionSpec, LocalAttentionSpec, TransientGlobalAttentionSpec
 from porting.ports.t5.config import Config
-from porting.ports.t5.layer_specs import (
-    AttentionSpec,
-    FeedForwardSpec,
-    LayerSpec,
-    LocalAttentionSpec,
-    TransientGlobalAttentionSpec,
-    is_self_attention,
-)
+from porting.ports.t5.layer_specs import FeedForwardSpec, LayerSpec, is_self_attention
 from porting.ports.t5.t5x.names import WEIGHTS
 from porting.ports.t5.taps import taps
 from porting.references.original_tap import OriginalTap

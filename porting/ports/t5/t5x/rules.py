@@ -29,15 +29,14 @@ from collections.abc import Iterator, Sequence
 from porting.mapping import Drop, Rule
 from porting.ops import Op, Reshape, Transpose
 from porting.ports.t5.architecture import StackSpec
-from porting.ports.t5.config import Config
-from porting.ports.t5.layer_specs import (
+from porting.ports.t5.attention_specs import (
     AttentionSpec,
-    FeedForwardSpec,
-    LayerSpec,
     LocalAttentionSpec,
     RelativePositions,
     TransientGlobalAttentionSpec,
 )
+from porting.ports.t5.config import Config
+from porting.ports.t5.layer_specs import FeedForwardSpec, LayerSpec
 from porting.ports.t5.t5x.long_t5 import SIDE_TABLE, SUMMARY_NORM
 from porting.ports.t5.t5x.names import DROPS, SCAN_AXIS, WEIGHTS, is_scanned, sublayers
 

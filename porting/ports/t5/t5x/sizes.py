@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from porting.ports.t5.architecture import Architecture
-from porting.ports.t5.layer_specs import AttentionSpec, FeedForwardSpec, LayerSpec, LocalAttentionSpec
+from porting.ports.t5.attention_specs import AttentionSpec, LocalAttentionSpec
+from porting.ports.t5.layer_specs import FeedForwardSpec, LayerSpec
 from porting.ports.t5.t5x.names import is_scanned
 
 

@@ -10,12 +10,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any, TypeGuard
 
 from porting.ports.t5.architecture import Architecture
-from porting.ports.t5.layer_specs import (
-    AttentionSpec,
-    FeedForwardSpec,
-    LocalAttentionSpec,
-    TransientGlobalAttentionSpec,
-)
+from porting.ports.t5.attention_specs import AttentionSpec, LocalAttentionSpec, TransientGlobalAttentionSpec
+from porting.ports.t5.layer_specs import FeedForwardSpec
 from porting.ports.t5.t5x.to_gin import FLAX_ACTIVATIONS
 
 _IMPORTS = (

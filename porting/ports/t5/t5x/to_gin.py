@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from porting.ports.t5.attention_specs import AttentionSpec
 from porting.ports.t5.config import Config
-from porting.ports.t5.layer_specs import AttentionSpec, FeedForwardSpec
+from porting.ports.t5.layer_specs import FeedForwardSpec
 from porting.ports.t5.t5x.names import is_scanned
 
 # Mesh's name of an activation -> Flax's. gelu is the tanh approximation in both.

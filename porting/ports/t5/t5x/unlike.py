@@ -9,7 +9,8 @@ from collections.abc import Iterator
 
 from porting.errors import Problem
 from porting.ports.t5.architecture import Architecture
-from porting.ports.t5.layer_specs import AttentionSpec, FeedForwardSpec, LayerSpec, LocalAttentionSpec
+from porting.ports.t5.attention_specs import AttentionSpec, LocalAttentionSpec
+from porting.ports.t5.layer_specs import FeedForwardSpec, LayerSpec
 from porting.ports.t5.t5x.names import SUBLAYERS
 from porting.ports.t5.t5x.to_gin import FLAX_ACTIVATIONS
 

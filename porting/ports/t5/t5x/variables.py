@@ -9,14 +9,9 @@ from collections.abc import Iterator
 
 from porting.mapping import Shape
 from porting.ports.t5.architecture import StackSpec
+from porting.ports.t5.attention_specs import AttentionSpec, LocalAttentionSpec, RelativePositions
 from porting.ports.t5.config import Config
-from porting.ports.t5.layer_specs import (
-    AttentionSpec,
-    FeedForwardSpec,
-    LayerSpec,
-    LocalAttentionSpec,
-    RelativePositions,
-)
+from porting.ports.t5.layer_specs import FeedForwardSpec, LayerSpec
 from porting.ports.t5.t5x.long_t5 import own_variables, shared_variables
 from porting.ports.t5.t5x.names import SCAN_AXIS, WEIGHTS, sublayers
 

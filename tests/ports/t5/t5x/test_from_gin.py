@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from porting.errors import ConfigError
-from porting.ports.t5.config import LongT5Config, T5Config
+from porting.ports.t5.config import T5Config
+from porting.ports.t5.long_config import LongT5Config
 from porting.ports.t5.naming import read_config
 from porting.ports.t5.spelling import spelling
 from tests.ports.t5.t5x.checkpoints import scalable_shapes, t5_shapes

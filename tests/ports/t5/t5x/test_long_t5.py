@@ -15,7 +15,8 @@ from porting.checkpoint import open_checkpoint
 from porting.convert import convert_checkpoint
 from porting.errors import ConfigError
 from porting.mapping import Shape
-from porting.ports.t5.config import LongT5Config, T5Config
+from porting.ports.t5.config import T5Config
+from porting.ports.t5.long_config import LongT5Config
 from porting.ports.t5.naming import infer_config, read_config, recognises, rules
 from porting.ports.t5.parameters import parameter_shapes
 from porting.ports.t5.spelling import spelling

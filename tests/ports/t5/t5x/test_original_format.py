@@ -13,11 +13,12 @@ from porting.errors import ConfigError, MappingError
 from porting.gin_file import read_gin
 from porting.mapping import Shape
 from porting.ports.t5.architecture import Architecture
-from porting.ports.t5.config import SwitchConfig, T5Config
-from porting.ports.t5.layer_specs import AttentionSpec
+from porting.ports.t5.attention_specs import AttentionSpec
+from porting.ports.t5.config import T5Config
 from porting.ports.t5.naming import read_config
 from porting.ports.t5.port import PORT
 from porting.ports.t5.spelling import join, spelling
+from porting.ports.t5.switch_config import SwitchConfig
 from porting.ports.t5.variables import variables as mesh_variables
 from porting.source import plan_original
 from tests.ports.t5.family import FAMILY
