@@ -26,7 +26,7 @@ from tests.ports.t5.mesh_variables import SMALL, V1_1, mesh_shapes
 
 CONFIGS: dict[str, Config] = {
     **FAMILY,
-    **{name: preset(name) for name in PRESETS if "switch" not in name},
+    **{name: preset(name) for name in PRESETS if "switch" not in name and "long" not in name},
     "positions of their own": replace(LEARNED, shared_embedding=False, source_vocab_size=50),
 }
 
@@ -108,6 +108,6 @@ def test_variables_of_another_model_change_nothing() -> None:
 
 
 def test_the_port_says_what_mesh_restores() -> None:
-    assert PORT.originals == {"mesh": MESH}
+    assert PORT.originals["mesh"] is MESH
     step = MESH.more["global_step"]
     assert (step.dtype.name, step.shape, int(step)) == ("int64", (), 0)
