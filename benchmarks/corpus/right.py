@@ -270,7 +270,8 @@ COMPILED = (
     _compiled("aot_eager", "norms"),
     _compiled("aot_eager", "feed-forward layers"),
 )
-_BY_NAME = {change.__name__: change for change in (*REFACTORINGS, *COMPILED)}
+# What `Run` knows; those of LongT5 are added in long_right.py.
+BY_NAME = {change.__name__: change for change in (*REFACTORINGS, *COMPILED)}
 
 
 @dataclass(frozen=True)
@@ -283,7 +284,7 @@ class Run:
 
     def build(self, ported: Ported) -> nn.Module:
         model = ported.model()
-        _BY_NAME[self.refactoring](model)
+        BY_NAME[self.refactoring](model)
         return model.eval()
 
 

@@ -218,9 +218,13 @@ class Ported:
         if inputs not in self.traces:
             folder = self.folder / f"trace-{inputs.replace(' ', '-')}"
             if not (folder / "trace.json").exists():
-                run_reference(self.checkpoint, inputs_named(inputs, self.variant), save_to=folder)
+                self.made_trace(inputs, folder)
             self.traces[inputs] = _InMemory(**vars(read_trace(folder)))
         return self.traces[inputs]
+
+    def made_trace(self, inputs: str, folder: Path) -> None:
+        """Run the original."""
+        run_reference(self.checkpoint, inputs_named(inputs, self.variant), save_to=folder)
 
 
 def ported(name: str, cache: Path) -> Ported:

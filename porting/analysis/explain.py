@@ -69,14 +69,15 @@ def explain(
         on_stage=on_stage,
         on_tensor=on_tensor,
     ).analyse()
+    right_weights = _right_weights(port, reference, checkpoint)
     lab = Lab(
         module,
         reference.inputs,
         taps,
         port.run,
         Originals(reference),
-        right_weights=_right_weights(port, reference, checkpoint),
-        variants=_variants(module, port, config, reference),
+        right_weights=right_weights,
+        variants=_variants(module, port, config, reference, right_weights),
     )
     names = {tensor.name: tensor.original_name for tensor in reference.tensors}
     if causes and analysis.faults:
@@ -115,8 +116,13 @@ def _right_weights(port: Port, reference: Trace, checkpoint: Checkpoint | None) 
     return read
 
 
-def _variants(module: torch.nn.Module, port: Port, config: Any, reference: Trace) -> Variants:
-    """What the port's configuration has otherwise than the original's, and models with less of it."""
+def _variants(
+    module: torch.nn.Module, port: Port, config: Any, reference: Trace, right_weights: RightWeights
+) -> Variants:
+    """What the port's configuration has otherwise than the original's, and models with less of it.
+
+    What these have and the port lacks, as modules of another kind, is taken from the checkpoint.
+    """
     content = reference.metadata.get("config")
     if not isinstance(content, Mapping):
         return Variants()
@@ -132,7 +138,11 @@ def _variants(module: torch.nn.Module, port: Port, config: Any, reference: Trace
                 del changed[name]
         changed_config = port.config_from_json(changed)
         model = port.build(changed_config)
-        model.load_state_dict({plain_path(name): value for name, value in module.state_dict().items()})
+        held = {plain_path(name): value for name, value in module.state_dict().items()}
+        lacking = {name: right_weights(name) for name in model.state_dict() if name not in held}
+        if lacking and all(value is not None for value in lacking.values()):
+            held = {name: value for name, value in held.items() if name in model.state_dict()}
+        model.load_state_dict({**held, **{name: x for name, x in lacking.items() if x is not None}})
         return model.to(next(module.parameters()).dtype).eval(), port.taps(changed_config)
 
     return Variants(differing, build)

@@ -89,7 +89,7 @@ class Originals:
         meaningful = self.meaningful(tap)
         if meaningful is None:
             return original
-        mask = np.ascontiguousarray(np.broadcast_to(meaningful, shape)).reshape(tuple(value.shape))
+        mask = np.array(np.broadcast_to(meaningful, shape)).reshape(tuple(value.shape))
         return torch.where(torch.from_numpy(mask).to(value.device), original, value.detach())
 
 

@@ -176,12 +176,14 @@ class Site:
         """The floor was measured on the port's faulty values: scaled to the size that the original's have."""
         if self.port.shape != self.original.shape:
             return self.floor
-        ports, originals = (x[self.shown].square().mean().sqrt() for x in (self.port, self.original))
-        if not (ports > 0 and originals > 0 and torch.isfinite(ports) and torch.isfinite(originals)):
-            return self.floor
         # Rows may have grown more than the whole: none is held to less than its own rounding.
         where = None if self.meaningful is None else self.meaningful.numpy()
         own = torch.from_numpy(floor_of([], self.original.numpy(), _OWN, self.tap.hidden_below, where))
+        ports, originals = (x[self.shown].square().mean().sqrt() for x in (self.port, self.original))
+        if not (originals > 0 and torch.isfinite(ports) and torch.isfinite(originals)):
+            return self.floor
+        if not ports > 0:  # whose rounding tells nothing
+            return self.floor.maximum(own)
         return (self.floor * (originals / ports)).maximum(own)
 
 

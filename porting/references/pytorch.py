@@ -79,6 +79,8 @@ class BuiltModule:
         sizes: sizes of dimensions that taps have in parentheses, from the input arrays.
         loss: the scalar among the outputs whose gradients are taken.
         variable_name: from a parameter's path to the checkpoint's name of it, where they differ.
+        masks: of the input arrays: bool arrays by the names that taps' `where` have.
+        facts: further entries of the trace's metadata: `unheard`, `left_out`; see `OpenOriginal.facts`.
     """
 
     module: torch.nn.Module
@@ -87,6 +89,8 @@ class BuiltModule:
     sizes: Callable[[Mapping[str, np.ndarray]], Mapping[str, int]] = field(default=lambda _arrays: {})
     loss: str = "loss"
     variable_name: Callable[[str], str] = field(default=lambda name: name)
+    masks: Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]] = field(default=lambda _arrays: {})
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 Build = Callable[[Mapping[str, Any]], BuiltModule]
@@ -182,6 +186,7 @@ class _Original:
             "implementation": self._implementation,
             "versions": {"torch": torch.__version__, **versions_of(*self._packages, "numpy")},
             "compute_dtype": str(dtype).removeprefix("torch."),
+            **self._built.facts,
         }
 
     def answer(self, inputs: Inputs, *, backward: bool) -> Answer:
@@ -199,6 +204,7 @@ class _Original:
             sizes=self._built.sizes(inputs.arrays()),
             absent=absent,
             gradients=gradients,
+            masks=self._built.masks(inputs.arrays()),
         )
 
     def _call(self, module: torch.nn.Module, inputs: Inputs) -> Mapping[str, torch.Tensor]:

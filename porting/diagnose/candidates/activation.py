@@ -48,7 +48,10 @@ def another_activation(site: Site) -> Iterator[Hypothesis]:
         cause = Cause("activation", f"the port computes {wrong}, the original {right}")
         yield Hypothesis(cause, values[right], values[wrong])
     port = next((name for name, value in values.items() if site.is_port(value)), None)
-    for source, other in itertools.islice(site.others(), _NEAREST if port else 0):
+    names = list(site.lab.by_name)
+    before = set(names[: names.index(site.name)])  # what comes later may be the same tensor again
+    others = ((name, tensor) for name, tensor in site.others() if name in before)
+    for source, other in itertools.islice(others, _NEAREST if port else 0):
         mended = FUNCTIONS[port or ""](other)
         words = f"the port computes {port} of another tensor, the original of {source}"
         yield Hypothesis(Cause("source", words, source), mended, values[port or ""])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -38,10 +38,11 @@ _DISTANCES = (
     300,
     2048,
 )
+_OFFSETS = (0, 1, -1)
 
 
 @dataclass(frozen=True)
-class _Counting:
+class Counting:
     """How a relative position becomes a bucket."""
 
     bidirectional: bool
@@ -51,6 +52,7 @@ class _Counting:
     offset: int
 
     def buckets(self, relative: Tensor) -> Tensor:
+        """Of relative positions, int64."""
         return relative_position_bucket(
             relative * self.direction + self.offset,
             bidirectional=self.bidirectional,
@@ -65,7 +67,9 @@ def wrong_buckets(site: Site) -> Iterator[Hypothesis]:
         return
     shape = site.port.shape
     heads, length, memory = int(torch.tensor(shape[:-2]).prod()), shape[-2], shape[-1]
-    relative = torch.arange(1 - length, memory)
+    # LongT5's windows begin a block before the first query.
+    first = length if site.dims[-1] == "window_length" else 0
+    relative = torch.arange(1 - length, memory) - first
     place = (torch.arange(memory)[None, :] - torch.arange(length)[:, None]) + length - 1
     sides = {}
     for side, values in (("port", site.port), ("original", site.original)):
@@ -78,10 +82,11 @@ def wrong_buckets(site: Site) -> Iterator[Hypothesis]:
         if table.ndim != 2 or table.shape[1] != heads:
             continue
         rows = table.cpu().double()
-        fits = {side: list(_countings(rows, values, relative)) for side, values in sides.items()}
+        offsets = (*_OFFSETS, first, -first) if first else _OFFSETS
+        fits = {side: list(countings(rows, values, relative, offsets)) for side, values in sides.items()}
         if not fits["port"] and fits["original"]:
             yield from _cut_off(site, sides["port"], sides["original"], relative, place)
-        for port, original in _nearest_first(fits["port"], fits["original"]):
+        for port, original in nearest_first(fits["port"], fits["original"]):
             names = [f.name for f in fields(port) if getattr(port, f.name) != getattr(original, f.name)]
             words = ", ".join(
                 f"{name} is {getattr(port, name)} in the port, {getattr(original, name)} in the original"
@@ -105,21 +110,26 @@ def _cut_off(
     yield Hypothesis(Cause("buckets", words), original[:, place].reshape(shape), cut[:, place].reshape(shape))
 
 
-def _countings(table: Tensor, by_distance: Tensor, relative: Tensor) -> Iterator[_Counting]:
+def countings(
+    table: Tensor, by_distance: Tensor, relative: Tensor, offsets: Sequence[int] = _OFFSETS
+) -> Iterator[Counting]:
+    """Ways to count that give these values, [heads, distances], of these distances."""
     rows = table.shape[0]
     counts = [rows, rows // 2, *(n for n in (32, 16, 64, 8) if n < rows)]
     for bidirectional, number, direction, offset, distance in itertools.product(
-        (True, False), dict.fromkeys(counts), (1, -1), (0, 1, -1), _DISTANCES
+        (True, False), dict.fromkeys(counts), (1, -1), dict.fromkeys(offsets), _DISTANCES
     ):
         if number < 4 or distance <= number // (4 if bidirectional else 2):
             continue
-        counting = _Counting(bidirectional, number, distance, direction, offset)
+        counting = Counting(bidirectional, number, distance, direction, offset)
         if torch.equal(table[counting.buckets(relative)].T, by_distance):
             yield counting
 
 
-def _nearest_first(ports: list[_Counting], originals: list[_Counting]) -> list[tuple[_Counting, _Counting]]:
-    def apart(pair: tuple[_Counting, _Counting]) -> int:
+def nearest_first(ports: list[Counting], originals: list[Counting]) -> list[tuple[Counting, Counting]]:
+    """Pairs that differ, those that differ in least first."""
+
+    def apart(pair: tuple[Counting, Counting]) -> int:
         return sum(getattr(pair[0], f.name) != getattr(pair[1], f.name) for f in fields(pair[0]))
 
     return sorted(((p, o) for p in ports for o in originals if p != o), key=apart)
