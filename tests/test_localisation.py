@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from benchmarks.corpus import FAULTS, PAIRS, SMALL, SMALL_PAIRS
+from benchmarks.corpus.long_right import LONG_REFACTORINGS, long_right_runs
+from benchmarks.corpus.long_variants import LONG_INPUTS, LONG_VARIANTS, at_hand
 from benchmarks.corpus.measure import Outcome, RightRun
 from benchmarks.corpus.right import COMPILED, REFACTORINGS, right_runs
 from benchmarks.corpus.variants import INPUTS, VARIANTS
@@ -12,7 +16,7 @@ from benchmarks.localisation import summary
 def test_there_are_enough_faults_and_every_one_says_where() -> None:
     assert len(FAULTS) >= 90
     for fault in FAULTS.values():
-        assert fault.variants and set(fault.variants) <= set(VARIANTS), fault.name
+        assert fault.variants and set(fault.variants) <= {*VARIANTS, *LONG_VARIANTS}, fault.name
         assert all(fault.where(variant) for variant in fault.variants)
         assert fault.inputs in INPUTS
     assert {fault.family for fault in FAULTS.values()} == {"weights", "config", "code"}
@@ -34,6 +38,23 @@ def test_right_runs_meet_every_refactoring_variant_and_input() -> None:
     assert {run.variant for run in runs} == set(VARIANTS)
     assert {run.inputs for run in runs} == set(INPUTS)
     assert {run.refactoring for run in runs} == {change.__name__ for change in (*REFACTORINGS, *COMPILED)}
+
+
+def test_right_long_t5s_meet_every_refactoring_and_input() -> None:
+    live = [name for name, variant in LONG_VARIANTS.items() if variant.recorded is None]
+    runs = long_right_runs(60, live)
+    assert len(runs) == 60
+    assert {run.refactoring for run in runs} >= {change.__name__ for change in LONG_REFACTORINGS}
+    assert {run.inputs for run in runs} == set(LONG_INPUTS)
+    assert {run.variant for run in runs} == set(live)
+    assert not long_right_runs(5, [])
+
+
+def test_a_recorded_run_has_one_set_of_inputs_and_is_left_out_where_it_is_not_there() -> None:
+    recorded = [name for name, variant in LONG_VARIANTS.items() if variant.recorded]
+    assert {run.inputs for run in long_right_runs(9, recorded)} == {"standard"}
+    there = [name for name in recorded if (LONG_VARIANTS[name].recorded or Path()).is_dir()]
+    assert at_hand() == [name for name in LONG_VARIANTS if name not in recorded or name in there]
 
 
 def _outcome(*faults: str, located: bool = True, cause: bool = True, visible: bool = True) -> Outcome:

@@ -124,7 +124,7 @@ def blocks_of_summaries_one_too_short(model: nn.Module) -> None:
         module.block_size = BLOCK_SIZE - 1
 
 
-@in_code(at(0, _NORM, TGLOBAL), "blocks mask", "padding", also=_OF_BLOCKS)
+@in_code(at(0, _NORM, TGLOBAL), "blocks mask", "fill up", also=_OF_BLOCKS)
 def padding_fills_up_a_block(model: nn.Module) -> None:
     """Blocks by position alone, whatever is padding."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -65,7 +65,7 @@ def wrong_local_attention(site: Site) -> Iterator[Hypothesis]:
     make = _maker(site, layer)
     if make is None:
         return
-    ways = {named.words: named for named in (_RIGHT, *_ways(layer))}
+    ways = {named.words: named for named in (_RIGHT, *_ways(layer, site.leaf))}
     values: dict[str, Tensor | None] = {}
 
     def value(words: str) -> Tensor:
@@ -106,7 +106,11 @@ def _maker(site: Site, layer: Layer) -> Callable[[Way], Tensor | None] | None:
     return projected
 
 
-def _ways(layer: Layer) -> Iterator[_Named]:
+def _ways(layer: Layer, leaf: str) -> Iterator[_Named]:
+    if leaf == "weights" and layer.summaries is not None:
+        # Whether summaries have weights of their own besides, another tensor says.
+        alone, together = "takes a softmax over the window alone", "takes one over summaries too"
+        yield _Named("softmax", alone, together, Way(weigh=separate_softmax))
     yield from _who_is_seen(layer)
     yield from _orders()
     yield from _merges()
@@ -140,13 +144,8 @@ def _who_is_seen(layer: Layer) -> Iterator[_Named]:
         (0, 2, "does not see the block behind its own"),
     ):
         yield mask(words, f"sees positions {up_to} away, in whatever block", _blocks_from(first, last, r + 1))
-    yield mask(
-        "sees what is not there, before the first position and behind the last, as zeros",
-        "sees nothing there",
-        lambda w: (
-            w.near & (w.ids[..., None] == w.memory_ids.where(w.memory_ids != NOWHERE, 1)[:, :, None, :])
-        ),
-    )
+    zeros = "sees what is not there, before the first position and behind the last, as zeros"
+    yield mask(zeros, "sees nothing there", lambda w: _filled(w).same & w.near)
     everyone = "sees padding, and any sequence, within the radius"
     yield mask(everyone, "its own sequence", lambda w: (w.memory_ids != NOWHERE)[:, :, None, :] & w.near)
     yield mask(
@@ -166,6 +165,12 @@ def _who_is_seen(layer: Layer) -> Iterator[_Named]:
     yield _Named("mask", words, "those of its sequence", every)
     real = Way(side_visible=lambda ids, s: (ids != 0)[..., None] & (s != NOWHERE)[:, None, :])
     yield _Named("mask", "sees the summaries of any sequence", "those of its own", real)
+
+
+def _filled(window: Window) -> Window:
+    """With what fills up blocks in the first sequence."""
+    ids, memory_ids = (x.where(x != NOWHERE, 1) for x in (window.ids, window.memory_ids))
+    return replace(window, ids=ids, memory_ids=memory_ids)
 
 
 def _same_kind(window: Window) -> Tensor:

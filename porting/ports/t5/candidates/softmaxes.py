@@ -25,13 +25,13 @@ def one_softmax(scores: Tensor, side: Tensor | None) -> tuple[Tensor, Tensor | N
 
 def separate_softmax(scores: Tensor, side: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Window and summaries each sum to 1."""
-    return scores.softmax(-1), None if side is None else side.softmax(-1)
+    return _alone(scores), None if side is None else _alone(side)
 
 
 def softmax_by_block(scores: Tensor, side: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Each block of the window sums to 1, and so do the summaries."""
-    each = torch.cat([_in_float32(part).softmax(-1) for part in scores.chunk(3, dim=-1)], dim=-1)
-    return each, None if side is None else side.softmax(-1)
+    each = torch.cat([_alone(part) for part in scores.chunk(3, dim=-1)], dim=-1)
+    return each, None if side is None else _alone(side)
 
 
 def softmax_with_one_added(scores: Tensor, side: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -52,7 +52,7 @@ def without_window(scores: Tensor, side: Tensor | None) -> tuple[Tensor, Tensor 
     return torch.zeros_like(scores), None if side is None else side.softmax(-1)
 
 
-def _in_float32(scores: Tensor) -> Tensor:
-    """Where all is hidden, what scores were before is lost beside the mask, as it is in float32."""
+def _alone(scores: Tensor) -> Tensor:
+    """A softmax. Where all is hidden, what scores were is lost beside the mask, as it is in float32."""
     hidden = (scores <= MASKED_BELOW).all(-1, keepdim=True)
-    return torch.where(hidden, scores.float().double(), scores)
+    return torch.where(hidden, scores.float().double(), scores).softmax(-1)
