@@ -371,7 +371,12 @@ def heads_of_local_attention_merged_in_reverse(model: nn.Module) -> None:
 # --- weights
 
 
-@in_weights(at(1, "q"), "weight", "holds", also=rf"{BLOCKS}\.k")
+def _first(block: int, leaf: str, side: str) -> dict[str, str]:
+    """Google's computes keys and values of summaries before anything else of the attention."""
+    return at(block, leaf) | at(block, side, ("LongT5 tglobal, recorded",))
+
+
+@in_weights(_first(1, "q", "side_k"), "weight", "holds", also=rf"{BLOCKS}\.(q|k|side_k)")
 def encoder_q_and_k_exchanged(state: State) -> None:
     q, k = (_name(state, 1, f"{leaf}.weight") for leaf in ("q", "k"))
     state[q], state[k] = state[k].clone(), state[q].clone()
@@ -383,13 +388,13 @@ def encoder_o_reshaped_instead_of_transposed(state: State) -> None:
     state[name] = state[name].T.contiguous().reshape(state[name].shape)
 
 
-@in_weights(at(1, "k"), "rounding", "bfloat16", also=rf"{BLOCKS}\.side_k")
+@in_weights(_first(1, "k", "side_k"), "rounding", "bfloat16", also=rf"{BLOCKS}\.(k|side_k)")
 def encoder_k_rounded_to_bfloat16(state: State) -> None:
     name = _name(state, 1, "k.weight")
     state[name] = state[name].bfloat16().float()
 
 
-@in_weights(at(2, "v"), "weight", "1 of", also=rf"{BLOCKS}\.side_v")
+@in_weights(_first(2, "v", "side_v"), "weight", "1 of", also=rf"{BLOCKS}\.(v|side_v)")
 def one_element_of_the_encoders_v_changed(state: State) -> None:
     state[_name(state, 2, "v.weight")][5, 7] += 1e-3
 

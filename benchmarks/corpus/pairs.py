@@ -38,6 +38,11 @@ PAIRS: tuple[tuple[str, str, str], ...] = (
     ("language model", "softmax_in_bfloat16", "decoder_final_norm_missing"),
     ("switch", "router_columns_reversed", "encoder_output_not_masked"),
     ("switch", "one_element_of_one_expert_changed", "config_router_aux_loss_1e_3"),
+    ("LongT5 tglobal", "side_bias_direction", "radius_one_too_small_in_one_layer"),
+    ("LongT5 tglobal", "orphan_tokens_belong_to_none", "gelu_exact"),
+    ("LongT5 tglobal, recorded", "summaries_not_normalised", "side_bias_sign"),
+    ("LongT5 local", "local_bias_off_by_one", "blocks_of_keys_before_and_behind_exchanged"),
+    ("LongT5 local, recorded", "queries_divided_by_sqrt_d_kv_in_the_encoder", "local_bias_direction"),
 )
 
 SMALL: frozenset[tuple[str, str]] = frozenset(

@@ -201,14 +201,16 @@ def _orders() -> Iterator[_Named]:
         yield _Named("order", both, right, Way(keys=order, values=order))
         told = f"{both}, and looks at their sequence ids so"
         yield _Named("order", told, right, Way(keys=order, values=order, ids_order=order))
-        moved = f"{both}, and looks at their sequence ids and distances so"
+        # The same as their bias in another order, for a softmax does not care.
+        apart = f"{both}, and their bias as {_in_words(IN_ORDER)}"
         yield _Named(
-            "order", moved, right, Way(keys=order, values=order, ids_order=order, visible=_moved(order))
+            "order",
+            apart,
+            "puts both together in one order",
+            Way(keys=order, values=order, ids_order=order, visible=_moved(order)),
         )
         yield _Named("order", f"puts the blocks of keys together as {said}", right, Way(keys=order))
         yield _Named("order", f"puts the blocks of values together as {said}", right, Way(values=order))
-        bias = f"puts the bias of the blocks of a window together as {said}"
-        yield _Named("bias", bias, right, Way(bias_order=order))
     out = "exchanges neighbouring blocks of what the queries take"
     yield _Named("order", out, "leaves each where its queries are", Way(pairs_exchanged=True))
 

@@ -77,7 +77,7 @@ class Way:
     """How attention may be computed; as it stands, the original's.
 
     Attributes:
-        keys, values, bias_order, ids_order: in which order the blocks of the window are put together.
+        keys, values, ids_order: in which order the blocks of the window are put together.
         wraps: whether the block before the first is the last, and the one behind the last the first.
         visible: which places a query sees, bool [b, n, q, w].
         scale: what queries are multiplied by.
@@ -92,7 +92,6 @@ class Way:
 
     keys: Order = IN_ORDER
     values: Order = IN_ORDER
-    bias_order: Order = IN_ORDER
     ids_order: Order = IN_ORDER
     wraps: bool = False
     visible: Callable[[Window], Tensor] = _seen
@@ -211,7 +210,7 @@ class Layer:
         values = _window(k if way.values_are_keys else v, way.keys if way.values_are_keys else way.values)
         scores = torch.einsum("bnqhk,bnwhk->bhnqw", q, keys)
         if self.bias is not None:
-            scores = scores + way.bias * _columns(self.bias, way.bias_order)[:, None]
+            scores = scores + way.bias * self.bias[:, None]
         window = Window(
             window_position(self.radius + 1), ids, _window(memory_ids, way.ids_order), self.radius
         )
@@ -246,12 +245,6 @@ def _window(blocks: Tensor, order: Order) -> Tensor:
     """[b, n + 2, q, ...] -> [b, n, w, ...], the blocks of each window in some order."""
     number = blocks.shape[1] - 2
     return torch.cat([blocks[:, i : i + number] for i in order], dim=2)
-
-
-def _columns(bias: Tensor, order: Order) -> Tensor:
-    """[..., w], its blocks in some order."""
-    parts = bias.chunk(3, dim=-1)
-    return torch.cat([parts[i] for i in order], dim=-1)
 
 
 def layer_at(site: Site) -> Layer | None:
