@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from benchmarks.corpus.fault import Content, State, in_code, in_config, in_weights
 from benchmarks.corpus.long_variants import BLOCK_SIZE, LONG_VARIANTS, RADIUS
-from porting.ports.t5.config import TRANSIENT_GLOBAL
 from porting.ports.t5.context import visibility_bias
 from porting.ports.t5.local_attention import (
     NOWHERE,
@@ -24,6 +23,7 @@ from porting.ports.t5.local_attention import (
     window_visible,
     within_radius,
 )
+from porting.ports.t5.long_config import TRANSIENT_GLOBAL
 from porting.ports.t5.transient_global_attention import WindowsAndSummaries
 
 ALL = tuple(LONG_VARIANTS)

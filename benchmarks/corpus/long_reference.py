@@ -15,14 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from porting.ports.t5.config import LongT5Config, config_from_json
-from porting.ports.t5.layer_specs import (
-    AttentionSpec,
-    FeedForwardSpec,
-    LocalAttentionSpec,
-    TransientGlobalAttentionSpec,
-    is_self_attention,
-)
+from porting.ports.t5.attention_specs import AttentionSpec, LocalAttentionSpec, TransientGlobalAttentionSpec
+from porting.ports.t5.config import config_from_json
+from porting.ports.t5.layer_specs import FeedForwardSpec, is_self_attention
+from porting.ports.t5.long_config import LongT5Config
 from porting.ports.t5.t5x.recorded_taps import HERE, HIDDEN, MEMORY, WIDE
 from porting.ports.t5.taps import taps
 from porting.references.original_tap import OriginalTap

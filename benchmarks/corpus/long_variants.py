@@ -18,7 +18,7 @@ from benchmarks.corpus.long_reference import RunHere, long_t5
 from benchmarks.corpus.variants import ROOT, Ported
 from porting import Inputs, convert_checkpoint, run_reference
 from porting.original import Original
-from porting.ports.t5.config import LOCAL, TRANSIENT_GLOBAL, LongT5Config
+from porting.ports.t5.long_config import LOCAL, TRANSIENT_GLOBAL, LongT5Config
 
 DATA = ROOT.parent / "shared" / "data" / "longt5"
 """Google's recorded runs; see its README. A clone of the project alone does not have them."""

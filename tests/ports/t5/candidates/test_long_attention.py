@@ -20,7 +20,7 @@ from porting.findings import Cause, Fault, TapFigures
 from porting.inputs import Inputs
 from porting.ports.t5 import PORT
 from porting.ports.t5.candidates.windows import block_sizes
-from porting.ports.t5.config import LOCAL, TRANSIENT_GLOBAL, LongT5Config
+from porting.ports.t5.long_config import LOCAL, TRANSIENT_GLOBAL, LongT5Config
 from porting.ports.t5.model import T5Model
 from porting.ports.t5.taps import MASKED_BELOW
 from tests.faulty import UNIT, Bench, randomise
