@@ -73,7 +73,8 @@ def test_a_trace_that_someone_damaged_is_refused(wrong: dict) -> None:
 
 
 def test_the_original_must_answer_every_row(small_inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
-    def one_row(target: str, request: dict) -> None:
+    def one_row(target: str, request: dict, python: str | None) -> None:
+        assert python is None
         assert (
             target == "a:b"
             and request["original_config"] == "text"

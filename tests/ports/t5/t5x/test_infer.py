@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -208,7 +209,7 @@ def test_an_answer_that_the_variables_contradict_is_refused(tmp_path: Path) -> N
 
 def test_a_complete_config_says_all_but_how_heads_lie(tmp_path: Path) -> None:
     shapes = scalable_shapes(scanned=True)
-    content = UMT5Config(**{**V1_1.__dict__}).to_json()
+    content = UMT5Config(**asdict(V1_1)).to_json()
     resolved = read_config(written(tmp_path, **content), shapes)
     attention = resolved.config.encoder.layers[0]
     assert not attention.combine_dims
