@@ -8,8 +8,9 @@ import pytest
 import transformers
 
 from porting.errors import ConfigError
-from porting.ports.t5.base_config import FEED_FORWARD_ACTIVATIONS
-from porting.ports.t5.config import T5Config
+from porting.ports.t5.base_config import FEED_FORWARD_ACTIVATIONS, REQUIRED
+from porting.ports.t5.config import T5Config, config_from_json
+from porting.ports.t5.presets import preset
 from tests.ports.t5.mesh_variables import SMALL, V1_1
 
 OTHER = replace(
@@ -152,3 +153,12 @@ def test_everything_wrong_is_listed_at_once() -> None:
 def test_buckets_that_leave_no_room_for_distances_are_refused(buckets: int) -> None:
     found = problems({**SMALL.to_json(), "relative_attention_num_buckets": buckets})
     assert found == {"relative_attention_num_buckets": str(buckets)}
+
+
+@pytest.mark.parametrize("lacking", REQUIRED)
+def test_a_longt5_without_a_size_is_refused_by_name(lacking: str) -> None:
+    content = preset("long-t5-tglobal-base").to_json()
+    del content[lacking]
+    with pytest.raises(ConfigError) as caught:
+        config_from_json(content)
+    assert lacking in {problem.key for problem in caught.value.problems}
