@@ -79,7 +79,7 @@ def local_softmax_by_hand(model: nn.Module) -> None:
     def weigh(scores: Tensor, side: Tensor | None) -> tuple[Tensor, Tensor | None]:
         if side is None:
             return together(scores, None)
-        largest = torch.maximum(scores.amax(-1, keepdim=True), side.amax(-1, keepdim=True))
+        largest = torch.cat([scores, side], dim=-1).amax(-1, keepdim=True)
         near, far = (scores - largest).exp(), (side - largest).exp()
         total = near.sum(-1, keepdim=True) + far.sum(-1, keepdim=True)
         return near / total, far / total
