@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import resource
 from collections.abc import Iterator
 
@@ -46,10 +47,12 @@ def mutated(seed: bytes, edits: list[tuple[str, int, int, int]]) -> bytes:
 
 @pytest.fixture(scope="module", autouse=True)
 def _bounded_memory() -> Iterator[None]:
-    """At most so much address space more than there is before the first input."""
+    """At most so much address space more than there is before the first input, and no garbage of others."""
     import torch  # its libraries take much address space
 
     assert torch.__version__
+    # Temporary directories of earlier tests go with the objects that hold them: not while files are watched.
+    gc.collect()
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     with open("/proc/self/statm") as file:  # noqa: PTH123
         now = int(file.read().split()[0]) * resource.getpagesize()
