@@ -82,12 +82,13 @@ def reference_trace(
         on_stage("reading the recorded run")
         if checkpoint is None:
             return read_recording(given, *of_model(), save_to=save_to)
-        with Original(checkpoint, config, otherwise=_said_by_model(checkpoint, of_model)) as original:
+        said = _said_by_model(open_checkpoint(checkpoint), of_model)
+        with Original(checkpoint, config, otherwise=said) as original:
             return original.recorded(given, save_to)
     assert not isinstance(reference, Trace)
-    nothing_asked = inputs is None and not any(asked.values())
-    if nothing_asked and (beside := recording_beside(open_checkpoint(reference))) is not None:
-        with Original(reference, config, otherwise=_said_by_model(reference, of_model)) as original:
+    held = None if inputs is not None or any(asked.values()) else open_checkpoint(reference)
+    if held is not None and (beside := recording_beside(held)) is not None:
+        with Original(reference, config, otherwise=_said_by_model(held, of_model)) as original:
             if original.how.uses_recording:
                 on_stage(f"reading the recorded run beside the checkpoint ({beside.name})")
                 return original.recorded(beside, save_to)
@@ -104,13 +105,12 @@ def checkpoint_of(reference: str | Path | Trace, given: str | Path | None) -> Ch
     return open_checkpoint(reference)
 
 
-def _said_by_model(source: str | Path, of_model: OfModel) -> ResolvedConfig | None:
+def _said_by_model(checkpoint: Checkpoint, of_model: OfModel) -> ResolvedConfig | None:
     """The config of the model that is compared, where the variables of its original tell less than it takes.
 
     A recorded run of a local LongT5 would be read as that of a T5, which has the same variables. Where the
     taps are the same, what is inferred is better: a wrong number in the model's config then shows.
     """
-    checkpoint = open_checkpoint(source)
     try:
         port, config = of_model()
         plan_original(port, config, checkpoint)

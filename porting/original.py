@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from porting.checkpoint import Checkpoint, open_checkpoint
+from porting.convert.checksums import file_sha256
 from porting.errors import InputError
 from porting.generation.decoding import GenerationSettings, decode_with_reference
 from porting.generation.flips import decoding_of
@@ -151,10 +151,7 @@ class Original:
 
 
 def _checkpoint_facts(checkpoint: Checkpoint, plan: Plan) -> dict[str, Any]:
-    digests = {}
-    for path in checkpoint.identifying_files():
-        with path.open("rb") as file:
-            digests[checkpoint.file_name(path)] = hashlib.file_digest(file, "sha256").hexdigest()
+    digests = {checkpoint.file_name(path): file_sha256(path) for path in checkpoint.identifying_files()}
     weights = (checkpoint.tensors[source] for entry in plan.entries for source in entry.sources)
     return {
         "name": checkpoint.path.name,

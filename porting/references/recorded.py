@@ -16,7 +16,6 @@ that no recording has it.
 from __future__ import annotations
 
 import difflib
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +25,7 @@ import numpy as np
 
 from porting.checkpoint import Checkpoint
 from porting.compare import WHY_LEFT_OUT
+from porting.convert.checksums import file_sha256
 from porting.errors import InputError, Problem
 from porting.inputs import Inputs
 from porting.references.original_tap import OriginalTap, written_masks
@@ -138,7 +138,7 @@ def read_recording(
             "compute_dtype": "float32",
             "recorded": {
                 "file": path.name,
-                "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+                "sha256": file_sha256(path),
                 "not_compared": {name: names.left_out[name] for name in left_out},
             },
             "unheard": list(names.unheard),

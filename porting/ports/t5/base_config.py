@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, ClassVar, Self
 
 from porting.errors import ConfigError, Problem
 from porting.ports.t5.architecture import Architecture, StackSpec, decoding_json, loss_problems
 from porting.ports.t5.attention_specs import AttentionSpec
-from porting.ports.t5.layer_specs import LayerSpec
+from porting.ports.t5.layer_specs import FeedForwardSpec, LayerSpec
 from porting.ports.t5.spec_problems import MAX_LAYERS, bucket_problems, positive
 
 # feed_forward_proj of config.json -> Mesh's activations, one for each factor. transformers reads
@@ -64,6 +64,57 @@ class EncoderDecoderConfig:
 
     # As in AttentionSpec.
     relative_attention_type: ClassVar[str] = "bias_shared"
+
+
+@dataclass(frozen=True)
+class DenseConfig(EncoderDecoderConfig):
+    """A model without experts, whose feed-forward layers are all alike.
+
+    Attributes, besides those of EncoderDecoderConfig:
+        feed_forward_proj: a key of FEED_FORWARD_ACTIVATIONS; "gated-": two inner projections, multiplied.
+    """
+
+    feed_forward_proj: str = "relu"
+
+    what: ClassVar[str]
+    model_type: ClassVar[str]
+    transformers_class: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError unless every value is of its kind and in range."""
+        problems = [*size_problems(self, REQUIRED)]
+        if str(self.feed_forward_proj) not in FEED_FORWARD_ACTIVATIONS:
+            known = ", ".join(FEED_FORWARD_ACTIVATIONS)
+            problems.append(Problem("feed_forward_proj", f"one of {known}", repr(self.feed_forward_proj)))
+        problems += self._own_problems(problems)
+        if problems:
+            raise ConfigError(f"This is not the configuration of {self.what}.", problems=problems)
+
+    def _own_problems(self, found: Sequence[Problem]) -> Sequence[Problem]:
+        """What is wrong with the fields that only one kind of model has, beside what was found already."""
+        del found
+        return ()
+
+    @property
+    def feed_forward(self) -> FeedForwardSpec:
+        """Every feed-forward layer."""
+        return FeedForwardSpec(d_ff=self.d_ff, activations=FEED_FORWARD_ACTIVATIONS[self.feed_forward_proj])
+
+    def to_json(self) -> dict[str, Any]:
+        """The contents of `config.json`, in the layout that transformers loads as `transformers_class`."""
+        return to_json(self.model_type, self.transformers_class, asdict(self))
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Self:
+        """From the contents of a `config.json`, ours or one of transformers.
+
+        Raises:
+            ConfigError: a size is missing, or a value is not one that such a model has.
+        """
+        values = values_of(cls, content, REQUIRED, cls.what)
+        if never_scales(content):
+            values["tie_word_embeddings"] = False
+        return cls(**values)
 
 
 def size_problems(config: EncoderDecoderConfig, required: tuple[str, ...]) -> Iterator[Problem]:

@@ -7,51 +7,29 @@ are here, the others in long_config.py and switch_config.py, what they share in 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
-from porting.errors import ConfigError, Problem
 from porting.ports.t5.architecture import MODEL_TYPE, Architecture
 from porting.ports.t5.base_config import (
-    FEED_FORWARD_ACTIVATIONS,
-    REQUIRED,
-    EncoderDecoderConfig,
+    DenseConfig,
     encoder_decoder,
     memory_attention,
-    never_scales,
     self_attention,
-    size_problems,
     stack_of,
-    to_json,
-    values_of,
 )
-from porting.ports.t5.layer_specs import FeedForwardSpec
 from porting.ports.t5.long_config import LongT5Config
 from porting.ports.t5.switch_config import SwitchConfig
 
 
 @dataclass(frozen=True)
-class T5Config(EncoderDecoderConfig):
-    """A plain T5.
+class T5Config(DenseConfig):
+    """A plain T5."""
 
-    Attributes, besides those of EncoderDecoderConfig:
-        feed_forward_proj: a key of FEED_FORWARD_ACTIVATIONS; "gated-": two inner projections, multiplied.
-    """
-
-    feed_forward_proj: str = "relu"
-
+    what: ClassVar[str] = "a T5"
     model_type: ClassVar[str] = "t5"
     transformers_class: ClassVar[str] = "T5ForConditionalGeneration"
-
-    def __post_init__(self) -> None:
-        """Raise ConfigError unless every value is of its kind and in range."""
-        problems = [*size_problems(self, REQUIRED)]
-        if str(self.feed_forward_proj) not in FEED_FORWARD_ACTIVATIONS:
-            known = ", ".join(FEED_FORWARD_ACTIVATIONS)
-            problems.append(Problem("feed_forward_proj", f"one of {known}", repr(self.feed_forward_proj)))
-        if problems:
-            raise ConfigError("This is not the configuration of a T5.", problems=problems)
 
     @property
     def is_gated(self) -> bool:
@@ -61,31 +39,12 @@ class T5Config(EncoderDecoderConfig):
     @cached_property
     def architecture(self) -> Architecture:
         """What this spells: both stacks, layer by layer."""
-        feed_forward = FeedForwardSpec(
-            d_ff=self.d_ff, activations=FEED_FORWARD_ACTIVATIONS[self.feed_forward_proj]
-        )
-        own = self_attention(self)
+        own, feed_forward = self_attention(self), self.feed_forward
         return encoder_decoder(
             self,
             stack_of((own, feed_forward), self.num_layers),
             stack_of((own, memory_attention(self), feed_forward), self.num_decoder_layers, decoder=True),
         )
-
-    def to_json(self) -> dict[str, Any]:
-        """The contents of `config.json`, in the layout that transformers loads as `transformers_class`."""
-        return to_json(self.model_type, self.transformers_class, asdict(self))
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Self:
-        """From the contents of a `config.json`, ours or one of transformers.
-
-        Raises:
-            ConfigError: a size is missing, or a value is not one that T5 has.
-        """
-        values = values_of(cls, content, REQUIRED, "a T5")
-        if never_scales(content):
-            values["tie_word_embeddings"] = False
-        return cls(**values)
 
 
 @dataclass(frozen=True)
@@ -115,6 +74,6 @@ def config_from_json(content: Mapping[str, Any]) -> Config:
         return Architecture.from_json(content)
     if model_type == "switch_transformers":
         return SwitchConfig.from_json(content)
-    if model_type == "longt5":
+    if model_type == LongT5Config.model_type:
         return LongT5Config.from_json(content)
     return (UMT5Config if model_type == UMT5Config.model_type else T5Config).from_json(content)

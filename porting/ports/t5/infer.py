@@ -11,7 +11,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from porting.errors import ConfigError
 from porting.mapping import Shape
 from porting.port import ResolvedConfig
 from porting.ports.t5.answers import answer_problems
@@ -41,13 +40,7 @@ def infer_config(shapes: Mapping[str, Shape], answers: Mapping[str, Any] | None 
     given = {name: value for name, value in (answers or {}).items() if value is not None}  # null is no answer
     reading = Reading(weights, given)
     reading.problems += answer_problems(reading.answers)
-    architecture = None if reading.problems else _architecture(reading)
-    if reading.problems or architecture is None:
-        raise ConfigError(
-            "The configuration cannot be inferred from the variables.",
-            problems=reading.problems,
-            remedy=_REMEDY,
-        )
+    architecture = reading.accept(None if reading.problems else _architecture(reading), _REMEDY)
     return ResolvedConfig(
         config=architecture,
         origin="inferred from the variables and their shapes",

@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from porting.errors import Problem
+from porting.errors import ConfigError, Problem
 from porting.mapping import Shape
+from porting.ports.t5.architecture import Architecture
 from porting.ports.t5.attention_specs import AttentionSpec, TalkingHeadsSpec
 from porting.ports.t5.base_config import FEED_FORWARD_ACTIVATIONS
 from porting.ports.t5.layer_specs import GATINGS, FeedForwardSpec, LayerSpec, MixtureSpec
@@ -47,6 +48,16 @@ class Reading:
         problem = Problem(key, expected, found)
         if problem not in self.problems:
             self.problems.append(problem)
+
+    def accept(self, architecture: Architecture | None, remedy: str) -> Architecture:
+        """What was inferred. Raises ConfigError with all that was noted, if anything was."""
+        if self.problems or architecture is None:
+            raise ConfigError(
+                "The configuration cannot be inferred from the variables.",
+                problems=self.problems,
+                remedy=remedy,
+            )
+        return architecture
 
     def find(self, pattern: str) -> dict[str, Shape]:
         """Variables whose whole name matches."""

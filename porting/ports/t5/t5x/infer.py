@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from porting.errors import ConfigError
 from porting.mapping import Shape
 from porting.port import ResolvedConfig
 from porting.ports.t5.answers import answer_problems
@@ -44,13 +43,7 @@ def infer_config(shapes: Mapping[str, Shape], answers: Mapping[str, Any] | None 
     given = {name: value for name, value in (answers or {}).items() if value is not None}
     reading = Reading(weights(shapes), given)
     reading.problems += answer_problems(given)
-    architecture = None if reading.problems else _architecture(reading)
-    if reading.problems or architecture is None:
-        raise ConfigError(
-            "The configuration cannot be inferred from the variables.",
-            problems=reading.problems,
-            remedy=_REMEDY,
-        )
+    architecture = reading.accept(None if reading.problems else _architecture(reading), _REMEDY)
     return ResolvedConfig(
         config=architecture,
         origin="inferred from the variables and their shapes",
